@@ -1,0 +1,115 @@
+"""Reading and writing config files: JSON with // comments, every problem reported at once."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from adaloc.config import Config
+from adaloc.errors import ConfigError
+
+_STRING_OR_COMMENT = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*')
+
+
+def strip_comments(text: str) -> str:
+    """Blanks // comments outside of strings; line and column numbers stay as they were.
+
+    >>> strip_comments('{"a": "http://x"} // why')
+    '{"a": "http://x"}       '
+    """
+    return _STRING_OR_COMMENT.sub(lambda match: match[0] if match[0].startswith('"') else " " * len(match[0]), text)
+
+
+def load_config(path: Path) -> Config:
+    """Reads a config file.
+
+    Raises:
+        ConfigError: naming every problem of the file, each with what to do.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"The config {path} does not exist. {_existing_configs(path)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The config {path} cannot be read: {error}") from None
+    try:
+        raw = json.loads(strip_comments(text), object_pairs_hook=_without_duplicates)
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"The config {path} is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}. "
+            "Check for a missing or surplus comma, quote or bracket there."
+        ) from None
+    except RecursionError:
+        raise ConfigError(f"The config {path} is nested too deeply to be a config.") from None
+    return parse_config(raw, str(path))
+
+
+def parse_config(raw: Any, source: str) -> Config:
+    """Validates plain containers as a config; `source` names their origin in messages.
+
+    Raises:
+        ConfigError: naming every problem.
+    """
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        problems = [_describe(item) for item in error.errors()]
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    raise ConfigError(f"{source} has {count}:\n" + "\n".join(f"  - {line}" for line in problems))
+
+
+def dump_config(config: Config) -> dict[str, Any]:
+    """The config as plain containers, ready for JSON."""
+    return config.model_dump(mode="json")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        raise ConfigError(f"The config names {', '.join(twice)} twice in one section. Keep one of them.")
+    return result
+
+
+def _describe(item: Any) -> str:
+    location = [str(part) for part in item["loc"] if part not in ("pupil", "gaussian")]
+    name = ".".join(location) or "the config"
+    if item["type"] == "extra_forbidden":
+        known = _fields_of(item["loc"][:-1])
+        close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f'did you mean "{close[0]}"?' if close else f"known here: {', '.join(known)}"
+        return f"{name}: unknown key; {hint}"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] in ("value_error", "missing", "model_type"):
+        return f"{name}: {message}"
+    return f"{name}: {message} (it is {json.dumps(item['input'], default=str)[:80]})"
+
+
+def _fields_of(location: Iterable[Any]) -> list[str]:
+    models: list[type[BaseModel]] = [Config]
+    for part in location:
+        if part in ("pupil", "gaussian"):
+            models = [m for m in models if part in get_args(m.model_fields["type"].annotation)]
+        else:
+            found = [m.model_fields[part].annotation for m in models if part in m.model_fields]
+            models = [m for annotation in found for m in _models_in(annotation)]
+    return sorted({field for model in models for field in model.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+
+
+def _existing_configs(path: Path) -> str:
+    folder = path.parent if path.parent.is_dir() else Path("training/configs")
+    found = sorted(str(p) for p in folder.glob("*.json")) if folder.is_dir() else []
+    return f"There are: {', '.join(found)}." if found else "Check the path after --config."

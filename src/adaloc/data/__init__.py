@@ -1,0 +1,1 @@
+"""Sample folders on disk, windows of frames, and training targets."""

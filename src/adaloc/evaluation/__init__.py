@@ -1,0 +1,1 @@
+"""Localizations against ground truth."""

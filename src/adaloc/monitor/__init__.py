@@ -1,0 +1,1 @@
+"""What a run log says: analysis, plots, report, live view."""

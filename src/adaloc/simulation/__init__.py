@@ -1,0 +1,1 @@
+"""From molecules to camera frames: PSF, blinking, background, camera. Knows nothing of training."""

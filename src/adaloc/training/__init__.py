@@ -1,0 +1,1 @@
+"""Controller, schedules, checkpoints, the run log and the training loop."""

@@ -1,0 +1,83 @@
+"""`log.jsonl`: the append-only record of a run, one event a line, from which everything else is derived.
+
+Events (`event` names the kind; all carry `time_s`, seconds since 1970):
+
+- start: version, seed, epochs, steps_per_epoch, device, num_parameters, no_information_loss,
+  channels (names in the loss), channel_weights, lr_first, scheduler_type
+- resume: epoch (the first epoch that is run again), step
+- initial: val_loss, val_channels (name -> loss), before the first step
+- epoch: epoch (from 0), step, train_loss, val_loss, train_channels, val_channels, lr, lr_second, grad_norm
+  (median before clipping), clipped_share, windows_per_s, wait_share, wall_s
+- lr: epoch, kind (warmup_done, boost, decay, plateau, anneal, restart), reason, factor, lr_before, lr_after, evidence
+- metrics: epoch, jaccard, precision, recall, rmse_lateral_nm, rmse_axial_nm, efficiency_3d
+- end: epoch, status (finished, stopped_early, interrupted), reason
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from adaloc.errors import AdalocError
+from adaloc.files import describe_write_failure
+
+Event = dict[str, Any]
+
+
+class RunLog:
+    """Appends events; each line is written in one call, so a reader sees whole lines or the last one torn."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def write(self, event: str, **values: Any) -> None:
+        """Appends one event.
+
+        Raises:
+            AdalocError: when the file cannot be written.
+        """
+        line = json.dumps({"event": event, "time_s": round(time.time(), 3), **values}, allow_nan=True) + "\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                # A line torn by a kill must not swallow the next one.
+                size = os.fstat(descriptor).st_size
+                torn = size > 0 and _byte_at(descriptor, size - 1) != b"\n"
+                os.write(descriptor, (b"\n" if torn else b"") + line.encode())
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise AdalocError(describe_write_failure(self.path, error)) from error
+
+
+def _byte_at(descriptor: int, position: int) -> bytes:
+    os.lseek(descriptor, position, os.SEEK_SET)
+    return os.read(descriptor, 1)
+
+
+def read_events(path: Path) -> list[Event]:
+    """The events of a log, in order. What was run again after a resume stands once, as it was run last.
+
+    A torn last line (the writer was killed, or is writing now) is left out.
+    """
+    if not path.exists():
+        return []
+    events: list[Event] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if not isinstance(event, dict) or "event" not in event:
+            continue
+        if event["event"] == "start":
+            events = []
+        elif event["event"] == "resume":
+            first = event.get("epoch", 0)
+            events = [e for e in events if e["event"] != "end" and not e.get("epoch", -1) >= first]
+        events.append(event)
+    return events
