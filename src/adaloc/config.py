@@ -49,7 +49,7 @@ class PupilPSFConfig(_Section):
 
     type: Literal["pupil"] = "pupil"
     roi_size_px: int = Field(33, ge=5, le=129, description="odd side of the square that an emitter is drawn in")
-    pupil_samples: int = Field(32, ge=16, le=256)
+    pupil_samples: int = Field(40, ge=16, le=256)
     aplanatic: bool = Field(True, description="energy-conserving amplitude of a sine-condition objective")
     astigmatism_nm_rms: float = Field(70.0, description="Noll 6 over the whole field, as from a cylindrical lens")
     field_aberration_nm_rms: float = Field(

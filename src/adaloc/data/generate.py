@@ -1,0 +1,147 @@
+"""`adaloc simulate`: writes a data set of sample folders, and goes on where it was interrupted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adaloc import __version__
+from adaloc.config import Config, PupilPSFConfig
+from adaloc.data.sample_folder import list_samples, write_sample
+from adaloc.errors import DataError
+from adaloc.files import write_text
+from adaloc.random_streams import Stream, numpy_stream
+from adaloc.simulation.field_map import FieldMap, random_field_map, read_field_map, write_field_map
+from adaloc.simulation.frames import simulate_sample
+from adaloc.simulation.psf import make_psf
+
+DATASET_FILE = "dataset.json"
+FIELD_MAP_FILE = "zmap.h5"
+_FIELD_SIZE_PX = 256
+"""Side of the field that a random map covers; each sample lies at a random place in it."""
+_FORMAT_VERSION = 1
+
+
+def is_complete(root: Path, config: Config) -> bool:
+    """Whether `root` holds all the samples that the config's simulation makes.
+
+    Raises:
+        DataError: when it holds data that were simulated otherwise.
+    """
+    description = read_description(root)
+    if description is None:
+        return False
+    _refuse_other_simulation(root, description, config)
+    return len(list_samples(root)) >= config.simulation.num_samples
+
+
+def read_description(root: Path) -> dict[str, Any] | None:
+    """What a data set says that it was simulated with; None for data without dataset.json.
+
+    Raises:
+        DataError: when dataset.json is broken.
+    """
+    path = root / DATASET_FILE
+    if not path.is_file():
+        return None
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(description, dict) or not isinstance(description.get("simulation"), dict):
+            raise ValueError("it has no section 'simulation'")
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} is broken ({error}). Delete {root} and simulate again.") from None
+    return description
+
+
+def generate(config: Config, root: Path, zmap: Path | None = None) -> Iterator[int]:
+    """Simulates what is missing in `root`; yields the number of finished samples, first those that were there.
+
+    Args:
+        config: its `simulation` and `seed`.
+        root: the data folder; made when missing.
+        zmap: a field map; without one, a smooth random one is made. It is saved with the data.
+
+    Raises:
+        DataError: when `root` holds other data.
+        AdalocError: when it cannot be written.
+    """
+    simulation = config.simulation
+    description = read_description(root)
+    if description is None:
+        if root.is_dir() and any(root.iterdir()):
+            raise DataError(f"{root} holds files but no {DATASET_FILE}. Choose an empty folder for simulated data.")
+        root.mkdir(parents=True, exist_ok=True)
+        field_map = _make_field_map(config, zmap)
+        if field_map is not None:
+            write_field_map(root / FIELD_MAP_FILE, field_map)
+        write_text(root / DATASET_FILE, json.dumps(_describe(config, zmap), indent=2) + "\n")
+    else:
+        _refuse_other_simulation(root, description, config)
+        if zmap is not None and description.get("zmap") != str(zmap):
+            raise DataError(f"{root} was begun with the field map {description.get('zmap')}. Choose another folder.")
+        field_map = read_field_map(root / FIELD_MAP_FILE) if (root / FIELD_MAP_FILE).exists() else None
+    psf = make_psf(simulation.psf, simulation.optics)
+    missing = [i for i in range(simulation.num_samples) if not (root / sample_name(i)).is_dir()]
+    done = simulation.num_samples - len(missing)
+    yield done
+    with torch.inference_mode():
+        for index in missing:
+            sample = simulate_sample(simulation, psf, field_map, seed=config.seed, index=index)
+            write_sample(root / sample_name(index), sample, simulation.optics)
+            done += 1
+            yield done
+
+
+def sample_name(index: int) -> str:
+    """sample_000, sample_001, ..."""
+    return f"sample_{index:03d}"
+
+
+def _make_field_map(config: Config, zmap: Path | None) -> FieldMap | None:
+    psf = config.simulation.psf
+    if not isinstance(psf, PupilPSFConfig):
+        if zmap is not None:
+            raise DataError("A field map needs the pupil PSF; simulation.psf.type is gaussian.")
+        return None
+    if zmap is not None:
+        return read_field_map(zmap)
+    size = max(_FIELD_SIZE_PX, config.simulation.image_size_px)
+    rng = numpy_stream(config.seed, Stream.FIELD_MAP)
+    return random_field_map(psf, config.simulation.optics.wavelength_nm, (size, size), rng)
+
+
+def _describe(config: Config, zmap: Path | None) -> dict[str, Any]:
+    return {
+        "format_version": _FORMAT_VERSION,
+        "adaloc_version": __version__,
+        "seed": config.seed,
+        "zmap": None if zmap is None else str(zmap),
+        "simulation": config.simulation.model_dump(mode="json"),
+    }
+
+
+def _refuse_other_simulation(root: Path, description: dict[str, Any], config: Config) -> None:
+    here = _flatten(description["simulation"])
+    asked = _flatten(config.simulation.model_dump(mode="json"))
+    differing = sorted(key for key in here.keys() | asked.keys() if here.get(key) != asked.get(key))
+    if differing:
+        lines = [f"simulation.{key}: {here.get(key)} there, {asked.get(key)} in the config" for key in differing[:8]]
+        raise DataError(
+            f"{root} was simulated otherwise than the config says:\n  "
+            + "\n  ".join(lines)
+            + f"\nDelete {root} to simulate it anew, or name another folder in data.root."
+        )
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat

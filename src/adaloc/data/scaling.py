@@ -1,0 +1,105 @@
+"""Scales measured on the training data: of the network's input, and of its targets.
+
+A target channel is divided by the loss of its best constant predictor, so that knowing nothing scores exactly
+the sum of the channel weights, whatever the data (DESIGN: loss in information units).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from adaloc.emitters import FloatArray
+from adaloc.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What the network's numbers mean.
+
+    Attributes:
+        input_mean, input_std: of the frames, photons per px.
+        prior: share of pixels that hold a target.
+        mean, std, median, mean_deviation: of the targets x, y (px), z (nm), photons, background (photons per px);
+            `mean_deviation` is the mean absolute difference to the median.
+    """
+
+    input_mean: float
+    input_std: float
+    prior: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    median: tuple[float, ...]
+    mean_deviation: tuple[float, ...]
+
+    @property
+    def varies(self) -> tuple[bool, ...]:
+        """For each of the six channels, whether its targets vary. One that never does has nothing to explain."""
+        return (0 < self.prior < 1, *(bool(s > 1e-9 * (1 + abs(m))) for s, m in zip(self.std, self.mean, strict=True)))
+
+    def unit(self) -> tuple[float, ...]:
+        """Size of one network unit of x, y, z, photons, background; 1 for a channel that never varies."""
+        return tuple(s if v else 1.0 for s, v in zip(self.std, self.varies[1:], strict=True))
+
+    def scale_targets(self, targets_BKHW: torch.Tensor) -> torch.Tensor:
+        """Targets in network units; the probability stays."""
+        mean, unit = self._columns(targets_BKHW.device)
+        return torch.cat([targets_BKHW[:, :1], (targets_BKHW[:, 1:] - mean) / unit], dim=1)
+
+    def to_physical(self, outputs_BKHW: torch.Tensor) -> torch.Tensor:
+        """Network outputs to probability and the targets' units."""
+        mean, unit = self._columns(outputs_BKHW.device)
+        return torch.cat([outputs_BKHW[:, :1].sigmoid(), outputs_BKHW[:, 1:] * unit + mean], dim=1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Scaling:
+        """The inverse of `to_dict`.
+
+        Raises:
+            CheckpointError: when a value is missing.
+        """
+        try:
+            plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in values.items()}
+            return Scaling(**plain)
+        except TypeError as error:
+            raise CheckpointError(f"The model's scaling cannot be read: {error}") from None
+
+    def _columns(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        def column(values: tuple[float, ...]) -> torch.Tensor:
+            return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
+
+        return column(self.mean), column(self.unit())
+
+
+def measure_scaling(
+    *, input_mean: float, input_std: float, num_pixels: int, columns: tuple[FloatArray, ...]
+) -> Scaling:
+    """Scales from the training targets.
+
+    Args:
+        input_mean, input_std: of the frames in photons.
+        num_pixels: pixels of all target frames.
+        columns: x, y offsets (px), z (nm), photons of every target, and the background of every frame
+            (photons per px; empty where it is not known).
+    """
+    x = columns[0]
+
+    def statistic(function: Any) -> tuple[float, ...]:
+        return tuple(float(function(c)) if len(c) else 0.0 for c in columns)
+
+    return Scaling(
+        input_mean=input_mean,
+        input_std=input_std if input_std > 0 else 1.0,
+        prior=len(x) / num_pixels,
+        mean=statistic(np.mean),
+        std=statistic(np.std),
+        median=statistic(np.median),
+        mean_deviation=statistic(lambda c: np.abs(c - np.median(c)).mean()),
+    )

@@ -1,0 +1,275 @@
+"""Windows of consecutive frames with their emitters, as batches.
+
+A batch is B runs of T frames; the first and the last frame of a run are context only, so it has T - 2 targets
+(T with one frame per prediction). Everything is a function of (seed, epoch, step).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from adaloc.config import CameraConfig, Config, DataConfig
+from adaloc.data.sample_folder import find_movie, list_samples, read_background, read_emitters, read_movie
+from adaloc.data.scaling import Scaling, measure_scaling
+from adaloc.data.targets import EmitterRows, choose_targets
+from adaloc.emitters import EmitterTable, FloatArray, IntArray
+from adaloc.errors import DataError
+from adaloc.random_streams import Stream, numpy_stream
+from adaloc.simulation.camera import to_photons
+
+_FREE_DISTANCE_PX = 8.0  # of a pixel to the next emitter, where only background is left
+_MIN_FREE_PIXELS = 500
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One movie in memory.
+
+    Attributes:
+        name: folder name.
+        frames_THW: ADU.
+        emitters: sorted by frame.
+        first_row_T: row of `emitters` at which each frame begins; T + 1 entries.
+        background_T: photons per px; NaN where it is not known.
+    """
+
+    name: str
+    frames_THW: npt.NDArray[Any]
+    emitters: EmitterTable
+    first_row_T: IntArray
+    background_T: FloatArray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a training step needs, on the CPU until `to`.
+
+    Attributes:
+        adu_BTHW: frames.
+        emitters: of the targets; `window` counts targets, run by run.
+        background_N: photons per px of each target frame.
+    """
+
+    adu_BTHW: torch.Tensor
+    emitters: EmitterRows
+    background_N: torch.Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        return Batch(self.adu_BTHW.to(device), self.emitters.to(device), self.background_N.to(device))
+
+
+def load_samples(folders: Sequence[Path], camera: CameraConfig) -> list[Sample]:
+    """Reads sample folders into memory.
+
+    Raises:
+        DataError: naming the folder and what is wrong with it.
+    """
+    return [load_sample(folder, camera) for folder in folders]
+
+
+def load_sample(folder: Path, camera: CameraConfig) -> Sample:
+    """Reads one sample folder; estimates the background where the folder does not hold it.
+
+    Raises:
+        DataError: when movie and truth cannot belong together.
+    """
+    frames = read_movie(find_movie(folder))
+    emitters = read_emitters(folder)
+    num_frames, height, width = frames.shape
+    if len(emitters) == 0:
+        raise DataError(f"The sample {folder} is empty: its emitters.h5 has no records. Delete the folder.")
+    if emitters.frame[-1] >= num_frames:
+        raise DataError(
+            f"The sample {folder} disagrees with itself: its movie has {num_frames} frames, its emitters go up to "
+            f"frame {emitters.frame[-1]} (counted from 0)."
+        )
+    outside = (emitters.x < -1) | (emitters.x > width) | (emitters.y < -1) | (emitters.y > height)
+    if outside.mean() > 0.5:
+        raise DataError(
+            f"The sample {folder} disagrees with itself: most emitters lie outside of the {width} x {height} px field. "
+            "records/xyz must be x, y in px from the corner of the field."
+        )
+    background = read_background(folder)
+    if background is None:
+        background = np.full(num_frames, estimate_background(frames, emitters, camera))
+    elif background.shape != (num_frames,):
+        raise DataError(f"The sample {folder}: background/photons has {len(background)} rows for {num_frames} frames.")
+    first_row = np.searchsorted(emitters.frame, np.arange(num_frames + 1))
+    return Sample(folder.name, frames, emitters, first_row, background)
+
+
+def estimate_background(frames_THW: npt.NDArray[Any], emitters: EmitterTable, camera: CameraConfig) -> float:
+    """Mean photons per px of the pixels far from all emitters; NaN when a crowded sample has too few of them."""
+    num_frames, height, width = frames_THW.shape
+    rows, columns = np.mgrid[:height, :width]
+    total, count = 0.0, 0
+    first_row = np.searchsorted(emitters.frame, np.arange(num_frames + 1))
+    for frame in range(num_frames):
+        near = slice(first_row[frame], first_row[frame + 1])
+        distance = np.hypot(
+            columns[..., None] - emitters.x[near], rows[..., None] - emitters.y[near]
+        )  # (H, W, emitters of the frame)
+        free = (distance > _FREE_DISTANCE_PX).all(axis=-1)
+        total += float(frames_THW[frame][free].astype(np.float64).sum())
+        count += int(free.sum())
+    if count < _MIN_FREE_PIXELS:
+        return float("nan")
+    return float(to_photons(torch.tensor(total / count), camera))
+
+
+def split_samples(data: DataConfig) -> tuple[list[Path], list[Path]]:
+    """Folders for training and for validation. The split does not depend on the seed, so runs can be compared.
+
+    Raises:
+        DataError: when there are too few samples, or `sample_subset` names one that does not exist.
+    """
+    folders = list_samples(data.root)
+    if isinstance(data.sample_subset, int):
+        folders = folders[: data.sample_subset]
+    elif data.sample_subset is not None:
+        unknown = sorted(set(data.sample_subset) - {folder.name for folder in folders})
+        if unknown:
+            raise DataError(f"data.sample_subset names samples that {data.root} does not hold: {', '.join(unknown)}.")
+        folders = [folder for folder in folders if folder.name in data.sample_subset]
+    if len(folders) < 2:
+        raise DataError(
+            f"{data.root} holds {len(folders)} samples; training needs at least 2, one of them to validate with. "
+            "Simulate some with: adaloc simulate --config CONFIG --out " + str(data.root)
+        )
+    num_train = min(max(round(len(folders) * data.train_val_split), 1), len(folders) - 1)
+    order = numpy_stream(0, Stream.SPLIT).permutation(len(folders))
+    chosen = sorted(order[:num_train])
+    return [folders[i] for i in chosen], [folders[i] for i in sorted(order[num_train:])]
+
+
+def check_sizes(samples: Sequence[Sample], data: DataConfig) -> None:
+    """Refuses samples that are too small or too short for the config.
+
+    Raises:
+        DataError: naming the sample.
+    """
+    for sample in samples:
+        num_frames, height, width = sample.frames_THW.shape
+        if min(height, width) < data.image_size:
+            raise DataError(
+                f"The sample {sample.name} is {height} x {width} px, smaller than data.image_size {data.image_size}."
+            )
+        if num_frames < data.consecutive_frames:
+            raise DataError(
+                f"The sample {sample.name} has {num_frames} frames, fewer than data.consecutive_frames "
+                f"({data.consecutive_frames})."
+            )
+
+
+class TrainingWindows:
+    """The batches of a run: item `step` is the batch of that step, counted from the start of the run.
+
+    In each epoch every sample gives one window at a random start frame and a random place.
+    """
+
+    def __init__(self, samples: Sequence[Sample], config: Config) -> None:
+        self._samples = samples
+        self._data = config.data
+        self._seed = config.seed
+        self.steps_per_epoch = -(-len(samples) // config.data.batch_size)
+
+    def __getitem__(self, step: int) -> Batch:
+        epoch, part = divmod(step, self.steps_per_epoch)
+        rng = numpy_stream(self._seed, Stream.WINDOWS, step=epoch)
+        order = rng.permutation(len(self._samples))
+        place = rng.random((len(self._samples), 3))
+        size, length = self._data.image_size, self._data.consecutive_frames
+        chosen = order[part * self._data.batch_size : (part + 1) * self._data.batch_size]
+        runs = []
+        for index in chosen:
+            extents = np.array(self._samples[index].frames_THW.shape) - (length, size, size)
+            start, top, left = (place[index] * (extents + 1)).astype(int)
+            runs.append((self._samples[index], int(start), int(top), int(left)))
+        return make_batch(runs, length, size, self._data.consecutive_frames)
+
+
+def validation_batches(samples: Sequence[Sample], data: DataConfig) -> list[Batch]:
+    """The fixed windows of validation: the middle of each sample, at most `batch_size` targets a batch."""
+    context = data.consecutive_frames - 1
+    shortest = min(len(sample.frames_THW) for sample in samples)
+    length = min(data.validation_frames_per_sample + context, shortest)
+    runs = []
+    for sample in samples:
+        num_frames, height, width = sample.frames_THW.shape
+        size = data.image_size
+        runs.append((sample, (num_frames - length) // 2, (height - size) // 2, (width - size) // 2))
+    at_once = max(data.batch_size // (length - context), 1)
+    return [
+        make_batch(runs[i : i + at_once], length, data.image_size, data.consecutive_frames)
+        for i in range(0, len(runs), at_once)
+    ]
+
+
+def make_batch(
+    runs: Sequence[tuple[Sample, int, int, int]], num_frames: int, size_px: int, consecutive_frames: int
+) -> Batch:
+    """Cuts runs of frames, each (sample, first frame, top, left), and gathers the emitters of their targets."""
+    margin = consecutive_frames // 2
+    num_targets = num_frames - 2 * margin
+    frames, window, x, y, z, photons, background = [], [], [], [], [], [], []
+    for index, (sample, start, top, left) in enumerate(runs):
+        cut = sample.frames_THW[start : start + num_frames, top : top + size_px, left : left + size_px]
+        frames.append(torch.from_numpy(cut.astype(np.float32)))
+        first, last = start + margin, start + margin + num_targets
+        rows = slice(int(sample.first_row_T[first]), int(sample.first_row_T[last]))
+        emitters = sample.emitters
+        window.append(emitters.frame[rows] - first + index * num_targets)
+        x.append(emitters.x[rows] - left)
+        y.append(emitters.y[rows] - top)
+        z.append(emitters.z[rows])
+        photons.append(emitters.photons[rows])
+        background.append(sample.background_T[first:last])
+
+    def tensor(parts: list[Any]) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate(parts).astype(np.float32))
+
+    emitter_rows = EmitterRows(
+        torch.from_numpy(np.concatenate(window)), tensor(x), tensor(y), tensor(z), tensor(photons)
+    )
+    return Batch(torch.stack(frames), emitter_rows, tensor(background))
+
+
+def measure_training_scaling(samples: Sequence[Sample], config: Config) -> Scaling:
+    """Scales of input and targets over all frames of the training samples."""
+    columns: list[list[FloatArray]] = [[], [], [], [], []]
+    num_pixels, pixel_sum, pixel_square = 0, 0.0, 0.0
+    for sample in samples:
+        photons = to_photons(torch.from_numpy(sample.frames_THW.astype(np.float32)), config.simulation.camera).double()
+        pixel_sum += float(photons.sum())
+        pixel_square += float(photons.square().sum())
+        num_pixels += photons.numel()
+        table = sample.emitters
+        rows = EmitterRows(
+            torch.from_numpy(table.frame), *(torch.from_numpy(c) for c in (table.x, table.y, table.z, table.photons))
+        )
+        chosen, _ = choose_targets(rows, sample.frames_THW.shape[1:], config.data.min_photons)
+        for column, values in zip(
+            columns, (chosen.x - chosen.x.round(), chosen.y - chosen.y.round(), chosen.z, chosen.photons), strict=False
+        ):
+            column.append(values.numpy())
+        columns[4].append(sample.background_T[np.isfinite(sample.background_T)])
+    mean = pixel_sum / num_pixels
+    if not any(len(part) for part in columns[0]):
+        raise DataError(
+            f"No emitter of the training data has {config.data.min_photons:g} photons in a frame: there is nothing to "
+            "learn. Lower data.min_photons, or check simulation.camera and the photons in emitters.h5."
+        )
+    return measure_scaling(
+        input_mean=mean,
+        input_std=float(np.sqrt(max(pixel_square / num_pixels - mean**2, 0.0))),
+        num_pixels=num_pixels,
+        columns=tuple(np.concatenate(parts) for parts in columns),
+    )

@@ -1,0 +1,126 @@
+"""The model file: weights, config, scaling and a format version. Loading it executes nothing."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+
+from adaloc.config import Config
+from adaloc.config_file import dump_config, parse_config
+from adaloc.data.scaling import Scaling
+from adaloc.errors import CheckpointError
+from adaloc.files import atomic_path
+from adaloc.models.network import LocalizationNetwork
+from adaloc.simulation.camera import to_photons
+
+MODEL_FORMAT = "adaloc-model"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network and what its numbers mean."""
+
+    network: LocalizationNetwork
+    config: Config
+    scaling: Scaling
+
+    def predict(self, adu_BTHW: torch.Tensor) -> torch.Tensor:
+        """Runs of camera frames (ADU) to network outputs (B, T', 6, H, W); see `LocalizationNetwork.forward`."""
+        photons = to_photons(adu_BTHW, self.config.simulation.camera)
+        outputs: torch.Tensor = self.network((photons - self.scaling.input_mean) / self.scaling.input_std)
+        return outputs
+
+    def to_dict(self) -> dict[str, Any]:
+        """Tensors and plain containers."""
+        return {
+            "format": MODEL_FORMAT,
+            "format_version": FORMAT_VERSION,
+            "config": dump_config(self.config),
+            "scaling": self.scaling.to_dict(),
+            "weights": {name: tensor.detach().cpu() for name, tensor in self.network.state_dict().items()},
+        }
+
+
+def make_model(config: Config, scaling: Scaling) -> Model:
+    """A fresh model; its weights come from torch's global generator."""
+    network = LocalizationNetwork(config.network, config.data.consecutive_frames, prior=scaling.prior)
+    return Model(network.to(memory_format=torch.channels_last), config, scaling)  # type: ignore[call-overload]
+
+
+def save_model(path: Path, model: Model) -> None:
+    """Writes a model file atomically."""
+    save_tensors(path, model.to_dict())
+
+
+def load_model(path: Path) -> Model:
+    """Reads a model file, or the model inside a training checkpoint.
+
+    Raises:
+        CheckpointError: when the file is missing, broken, of another program, or of a newer format.
+    """
+    contents = load_tensors(path)
+    if "model" in contents:
+        contents = contents["model"]
+    return model_from_dict(contents, path)
+
+
+def model_from_dict(contents: Any, path: Path) -> Model:
+    """A model from what `Model.to_dict` gave; `path` is named in errors.
+
+    Raises:
+        CheckpointError: when something is missing or does not fit together.
+    """
+    if not isinstance(contents, dict) or contents.get("format") != MODEL_FORMAT:
+        raise CheckpointError(f"{path} is not a model of adaloc. Train one with start_adaptive_training.py.")
+    if contents.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has model format {contents.get('format_version')}; this adaloc reads format {FORMAT_VERSION}. "
+            "Use the adaloc that wrote it."
+        )
+    try:
+        model = make_model(parse_config(contents["config"], str(path)), Scaling.from_dict(contents["scaling"]))
+        model.network.load_state_dict(contents["weights"])
+    except (KeyError, RuntimeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} does not fit together: its weights are of another network ({reason}).") from None
+    return model
+
+
+def save_tensors(path: Path, contents: dict[str, Any]) -> None:
+    """Writes tensors and plain containers atomically."""
+    with atomic_path(path) as temporary:
+        try:
+            torch.save(contents, temporary)
+        except RuntimeError as error:
+            # torch's own file writer turns a full disk into a RuntimeError; the cause is the OSError.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise OSError(f"torch could not write it ({str(error).splitlines()[0]}); is the disk full?") from None
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """Reads what `save_tensors` wrote. Refuses everything but tensors and plain containers.
+
+    Raises:
+        CheckpointError: when the file is missing, broken, or holds something else.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"The file {path} does not exist.")
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{path} is broken, or holds more than tensors and plain values, and is not loaded: such a file could "
+            "execute code."
+        ) from None
+    except (RuntimeError, EOFError, BadZipFile, OSError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path} cannot be read; it may be cut off: {str(error).splitlines()[0]}") from None
+    if not isinstance(contents, dict):
+        raise CheckpointError(f"{path} is not a file of adaloc.")
+    return contents

@@ -1,0 +1,127 @@
+"""The two-stage network: each frame through a U-Net, the features of neighbouring frames joined through another.
+
+Axes: B runs, T consecutive frames, C features, H rows, W columns, K the six output channels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from adaloc.config import CHANNELS, NetworkConfig
+
+
+class ConvBlock(nn.Sequential):
+    """Two 3 x 3 convolutions, each with SiLU."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels_in, channels_out, 3, padding=1),
+            nn.SiLU(inplace=True),
+            nn.Conv2d(channels_out, channels_out, 3, padding=1),
+            nn.SiLU(inplace=True),
+        )
+
+
+class UNet(nn.Module):
+    """U-Net (Ronneberger et al. 2015) whose width doubles at each of `depth` halvings of the resolution.
+
+    Height and width must be divisible by 2^depth.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, depth: int) -> None:
+        super().__init__()
+        widths = [channels_out * 2**level for level in range(depth + 1)]
+        self.down = nn.ModuleList(ConvBlock(a, b) for a, b in zip([channels_in, *widths[:-1]], widths, strict=True))
+        self.up = nn.ModuleList(
+            nn.Conv2d(coarse, fine, 1) for coarse, fine in zip(widths[:0:-1], widths[-2::-1], strict=True)
+        )
+        self.merge = nn.ModuleList(ConvBlock(2 * width, width) for width in widths[-2::-1])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, channels_in, H, W) to (N, channels_out, H, W)."""
+        skips: list[torch.Tensor] = []
+        for level, block in enumerate(self.down):
+            x = block(x if level == 0 else F.max_pool2d(x, 2))
+            skips.append(x)
+        skips.pop()
+        for up, merge in zip(self.up, self.merge, strict=True):
+            # 1x1 before the upsampling: the same result as after it, at a quarter of the work.
+            x = F.interpolate(up(x), scale_factor=2.0, mode="nearest")
+            x = merge(torch.cat([x, skips.pop()], dim=1))
+        return x
+
+
+class LocalizationNetwork(nn.Module):
+    """Runs of frames to six channels for each target frame.
+
+    Args:
+        config: width, depth, and whether the frames share the first stage.
+        consecutive_frames: 1, or 3 (previous, target, next).
+        prior: share of pixels that hold an emitter; where the probability starts.
+    """
+
+    def __init__(self, config: NetworkConfig, consecutive_frames: int, prior: float = 0.01) -> None:
+        super().__init__()
+        self.consecutive_frames = consecutive_frames
+        self.depth = config.depth
+        width = config.base_channels
+        copies = 1 if config.first_stage == "shared" else consecutive_frames
+        self.first_stage = nn.ModuleList(UNet(1, width, config.depth) for _ in range(copies))
+        self.second_stage = nn.ModuleList(
+            [UNet(consecutive_frames * width, width, config.depth), *(_head(width) for _ in CHANNELS)]
+        )
+        self._initialize(prior)
+
+    def forward(self, frames_BTHW: torch.Tensor) -> torch.Tensor:
+        """Predicts the target frames of each run; with three frames a window, the outer two are context.
+
+        Args:
+            frames_BTHW: scaled frames, T >= consecutive_frames; any H, W.
+
+        Returns:
+            (B, T', 6, H, W) in network units with T' = T - consecutive_frames + 1: the logit of the probability,
+            then x, y, z, photons, background.
+        """
+        batch, num_frames, height, width = frames_BTHW.shape
+        num_targets = num_frames - self.consecutive_frames + 1
+        multiple = 2**self.depth
+        bottom, right = -height % multiple, -width % multiple
+        frames = frames_BTHW.reshape(batch * num_frames, 1, height, width)
+        if bottom or right:
+            frames = F.pad(frames, (0, right, 0, bottom), mode="replicate")
+        frames = frames.contiguous(memory_format=torch.channels_last)
+        # With a shared first stage a frame is encoded once, however many windows it is part of.
+        encoded = [stage(frames).unflatten(0, (batch, num_frames)) for stage in self.first_stage]
+        joined = torch.cat(
+            [encoded[i % len(encoded)][:, i : i + num_targets] for i in range(self.consecutive_frames)], dim=2
+        ).flatten(0, 1)
+        trunk, *heads = self.second_stage
+        features = trunk(joined.contiguous(memory_format=torch.channels_last))
+        outputs = torch.cat([head(features) for head in heads], dim=1)
+        return outputs.unflatten(0, (batch, num_targets))[..., :height, :width]
+
+    def _initialize(self, prior: float) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for channel, head in enumerate(self.second_stage[1:]):
+            last = head[-1]  # type: ignore[index]
+            # The outputs start at the best constant, so the first loss is that of knowing nothing.
+            nn.init.normal_(last.weight, std=1e-3)
+            if CHANNELS[channel] == "probability":
+                nn.init.constant_(last.bias, math.log(prior / (1 - prior)))
+
+
+def num_parameters(network: nn.Module) -> int:
+    """Trainable parameters."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+
+
+def _head(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.SiLU(inplace=True), nn.Conv2d(width, 1, 1))
