@@ -50,7 +50,7 @@ class PupilPSFConfig(_Section):
     type: Literal["pupil"] = "pupil"
     roi_size_px: int = Field(33, ge=5, le=129, description="odd side of the square that an emitter is drawn in")
     pupil_samples: int = Field(40, ge=16, le=256)
-    aplanatic: bool = Field(True, description="energy-conserving amplitude of a sine-condition objective")
+    aplanatic: bool = Field(False, description="amplitude 1/sqrt(cos theta) of a sine-condition objective; else 1")
     astigmatism_nm_rms: float = Field(70.0, description="Noll 6 over the whole field, as from a cylindrical lens")
     field_aberration_nm_rms: float = Field(
         20.0, ge=0, description="root mean square of the smooth random map that is made when no --zmap is given"

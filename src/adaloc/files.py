@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from adaloc.errors import AdalocError
@@ -30,7 +30,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise AdalocError(describe_write_failure(path, error)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the error that matters is already on its way
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -181,7 +181,12 @@ class TrainingWindows:
         self._seed = config.seed
         self.steps_per_epoch = -(-len(samples) // config.data.batch_size)
 
+    def __len__(self) -> int:
+        """Windows in an epoch."""
+        return len(self._samples)
+
     def __getitem__(self, step: int) -> Batch:
+        """The batch of a step."""
         epoch, part = divmod(step, self.steps_per_epoch)
         rng = numpy_stream(self._seed, Stream.WINDOWS, step=epoch)
         order = rng.permutation(len(self._samples))

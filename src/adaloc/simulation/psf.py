@@ -49,8 +49,8 @@ class GaussianPSF:
         x_N: torch.Tensor,
         y_N: torch.Tensor,
         z_N: torch.Tensor,
-        phase_NK: torch.Tensor | None = None,  # noqa: ARG002 (a Gaussian has no pupil)
-        magnitude_NK: torch.Tensor | None = None,  # noqa: ARG002
+        phase_NK: torch.Tensor | None = None,
+        magnitude_NK: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """(N, R, R) share of photons per pixel; see `PSF.images`."""
         sigma_x, sigma_y = self.sigma_nm(z_N)

@@ -32,7 +32,7 @@ class ScalarPupilPSF:
     """
 
     def __init__(
-        self, optics: OpticsConfig, roi_size_px: int, pupil_samples: int = 40, *, aplanatic: bool = True
+        self, optics: OpticsConfig, roi_size_px: int, pupil_samples: int = 40, *, aplanatic: bool = False
     ) -> None:
         if roi_size_px % 2 == 0:
             raise ValueError(f"roi_size_px must be odd, so that an emitter's pixel is its centre; it is {roi_size_px}")

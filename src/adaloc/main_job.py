@@ -1,0 +1,277 @@
+"""The main job: check, simulate what is missing, train, and show what came out. Composes all parts."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from adaloc.checks import Check, check_environment
+from adaloc.config import Config
+from adaloc.config_file import dump_config
+from adaloc.data.generate import generate, is_complete
+from adaloc.data.windows import Sample, check_sizes, load_samples, split_samples
+from adaloc.emitters import EmitterTable, concatenate
+from adaloc.errors import AdalocError, CheckpointError
+from adaloc.evaluation.metrics import evaluate
+from adaloc.files import write_text
+from adaloc.localize.inference import localize_frames
+from adaloc.models.losses import left_out_channels
+from adaloc.models.model_file import Model
+from adaloc.monitor.log import load_run
+from adaloc.monitor.plots import Example, figure_pixels, plot_curves, plot_examples, save_figure
+from adaloc.monitor.report import write_report, write_text_report
+from adaloc.monitor.summary import write_summary
+from adaloc.progress import ProgressLine
+from adaloc.simulation.camera import to_photons
+from adaloc.training.checkpoint import BEST, LATEST, load_checkpoint
+from adaloc.training.controller import Decision
+from adaloc.training.trainer import Hooks, Run, Score, best_model, fit, setup
+
+EXAMPLES_FILE = "validation_frames.png"
+_FRAMES_SCORED_WHILE_TRAINING = 20  # of each validation sample; all of them at the end
+_NUM_EXAMPLES = 6
+
+
+def train(config: Config, *, resume: str | None, skip_checks: bool, console: Console) -> int:
+    """Runs the whole job.
+
+    Args:
+        config: the run.
+        resume: None for a new run, "auto" for the latest checkpoint if there is one, or a checkpoint's path.
+        skip_checks: leave the environment check out.
+        console: where messages go.
+
+    Returns:
+        The exit status: 0 finished, 130 interrupted.
+
+    Raises:
+        AdalocError: when something is missing or wrong.
+    """
+    if not skip_checks:
+        show_checks(check_environment(config), console)
+    state = _find_state(config, resume, console)
+    ensure_data(config, console)
+    training, validation = _load(config, console)
+    if state is None:
+        _set_aside_old_run(config.output.save_dir, console)
+    write_text(config.output.save_dir / "config.json", json.dumps(dump_config(config), indent=2) + "\n")
+    run = setup(config, training, validation, state)
+    _announce(run, console)
+    with interrupt_flag(console) as interrupted:
+        line = ProgressLine(console, "training", config.training.epochs, "epochs", done=run.epoch)
+        hooks = Hooks(
+            on_epoch=lambda record: line.update(record["epoch"] + 1, _describe_epoch(record)),
+            on_decision=lambda *decision: _say_decision(line, *decision),
+            score=lambda model: score_model(model, validation, run.is_over),
+            should_stop=lambda: bool(interrupted),
+        )
+        with line:
+            status = fit(run, hooks)
+    _show_result(run, validation, console)
+    if status == "interrupted":
+        console.print(f"Interrupted; nothing is lost. Go on with: --resume {run.folder / LATEST}", soft_wrap=True)
+        return 130
+    return 0
+
+
+def show_checks(checks: Sequence[Check], console: Console) -> None:
+    """Prints the environment check.
+
+    Raises:
+        AdalocError: when a line failed.
+    """
+    table = Table(title="Environment", title_justify="left", box=None, pad_edge=False)
+    for heading in ("", "what", "found"):
+        table.add_column(heading)
+    marks = {"ok": "[green]ok[/green]", "warning": "[yellow]warning[/yellow]", "failed": "[red]failed[/red]"}
+    for check in checks:
+        remedy = f"\n-> {check.remedy}" if check.remedy else ""
+        table.add_row(marks[check.status], check.name, check.detail + remedy)
+    console.print(table)
+    failed = [check.name for check in checks if check.status == "failed"]
+    if failed:
+        raise AdalocError(f"The environment check failed for: {', '.join(failed)}. See the lines above.")
+
+
+def ensure_data(config: Config, console: Console) -> None:
+    """Simulates what is missing, when the config asks for it.
+
+    Raises:
+        AdalocError: when data are missing and the config does not ask, or the folder holds other data.
+    """
+    root = config.data.root
+    if not config.data.simulate_if_missing:
+        if not root.is_dir():
+            raise AdalocError(
+                f"The data folder {root} does not exist, and data.simulate_if_missing is false. Give the right folder "
+                f"in data.root, or simulate with: adaloc simulate --config CONFIG --out {root}"
+            )
+        return
+    if not is_complete(root, config):
+        simulate(config, root, None, console)
+
+
+def simulate(config: Config, root: Path, zmap: Path | None, console: Console) -> None:
+    """Simulates into `root` with progress; goes on where it was interrupted."""
+    simulation = config.simulation
+    console.print(
+        f"Simulating {simulation.num_samples} samples of {simulation.num_frames} frames, "
+        f"{simulation.image_size_px} x {simulation.image_size_px} px, into {root}",
+        soft_wrap=True,
+    )
+    with ProgressLine(console, "simulating", simulation.num_samples, "samples") as line:
+        for done in generate(config, root, zmap):
+            line.update(done)
+
+
+def score_model(model: Model, samples: Sequence[Sample], final: bool) -> Score:
+    """Detection metrics on validation samples, and at the end a picture of some frames."""
+    tables, truths, examples = [], [], []
+    offset = 0
+    for index, sample in enumerate(samples):
+        num_frames = len(sample.frames_THW) if final else min(_FRAMES_SCORED_WHILE_TRAINING, len(sample.frames_THW))
+        found = localize_frames(model, sample.frames_THW[:num_frames])
+        truth = sample.emitters.select(sample.emitters.frame < num_frames)
+        tables.append(_shift_frames(found, offset))
+        truths.append(_shift_frames(truth, offset))
+        offset += num_frames
+        if index < _NUM_EXAMPLES:
+            examples.append(_example(model, sample, found, frame=num_frames // 2))
+    config = model.config
+    result = evaluate(
+        concatenate(tables),
+        concatenate([_mandatory(t) for t in truths]),
+        pixel_size_nm=config.simulation.optics.pixel_size_nm,
+        image_size_px=samples[0].frames_THW.shape[1:],
+        axial_tolerance_nm=None if "z" in left_out_channels(model.scaling) else 500.0,
+        min_photons=config.data.min_photons,
+    )
+    names = ("jaccard", "precision", "recall", "rmse_lateral_nm", "rmse_axial_nm", "efficiency_3d")
+    figure = plot_examples(examples, config.simulation.optics.pixel_size_nm)
+    return Score({name: getattr(result, name) for name in names}, figure_pixels(figure))
+
+
+@contextmanager
+def interrupt_flag(console: Console) -> Iterator[list[int]]:
+    """A list that is empty until Ctrl-C or SIGTERM asks to stop; a second Ctrl-C ends at once."""
+    signals: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        if signals and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        signals.append(number)
+        console.print("\nStopping after this step and saving... (Ctrl-C again ends at once)")
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield signals
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _find_state(config: Config, resume: str | None, console: Console) -> dict[str, Any] | None:
+    if resume is None:
+        return None
+    path = config.output.save_dir / LATEST if resume == "auto" else Path(resume)
+    if resume == "auto" and not path.exists():
+        console.print(f"--resume auto: there is no {path} yet; starting a new run.", soft_wrap=True)
+        return None
+    if path.absolute().parent != config.output.save_dir.absolute():
+        raise CheckpointError(
+            f"{path} is not in output.save_dir ({config.output.save_dir}). A run goes on in its own folder: use the "
+            "config.json beside the checkpoint, or change output.save_dir."
+        )
+    return load_checkpoint(path, config)
+
+
+def _load(config: Config, console: Console) -> tuple[list[Sample], list[Sample]]:
+    folders = split_samples(config.data)
+    console.print(f"Loading {len(folders[0])} training and {len(folders[1])} validation samples")
+    training, validation = (load_samples(part, config.simulation.camera) for part in folders)
+    check_sizes([*training, *validation], config.data)
+    return training, validation
+
+
+def _set_aside_old_run(folder: Path, console: Console) -> None:
+    if not (folder / "log.jsonl").exists():
+        return
+    number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.{n}").exists())
+    kept = folder.rename(folder.with_name(f"{folder.name}.{number}"))
+    console.print(f"The earlier run in {folder} is kept as {kept}", soft_wrap=True)
+
+
+def _announce(run: Run, console: Console) -> None:
+    for name in left_out_channels(run.model.scaling):
+        console.print(
+            f"The targets of channel {name} never vary: it has nothing to explain and is left out of the loss."
+        )
+    no_information = run.loss.no_information_loss
+    where = f"going on at epoch {run.epoch}" if run.step else "a new run"
+    console.print(
+        f"Training ({where}): {run.config.training.epochs} epochs of {run.windows.steps_per_epoch} steps; "
+        f"knowing nothing scores {no_information:.4g}, a perfect prediction 0. Results go to {run.folder}",
+        soft_wrap=True,
+    )
+
+
+def _describe_epoch(record: dict[str, Any]) -> str:
+    return f"loss {record['train_loss']:.3f}, validation {record['val_loss']:.3f}, rate {record['lr']:.1e}"
+
+
+def _say_decision(line: ProgressLine, epoch: int, decision: Decision, before: float, after: float) -> None:
+    if decision.action in ("warmup_done", "anneal"):
+        line.say(f"epoch {epoch + 1}: {decision.reason} (rate {after:.2e})")
+    else:
+        line.say(f"epoch {epoch + 1}: {decision.action}, rate {before:.2e} -> {after:.2e}: {decision.reason}")
+
+
+def _show_result(run: Run, validation: Sequence[Sample], console: Console) -> None:
+    model = best_model(run)
+    pixel_size = run.config.simulation.optics.pixel_size_nm
+    examples = []
+    for sample in validation[:_NUM_EXAMPLES]:
+        middle = len(sample.frames_THW) // 2
+        first = max(middle - 2, 0)
+        found = _shift_frames(localize_frames(model, sample.frames_THW[first : middle + 3]), first)
+        examples.append(_example(model, sample, found, middle))
+    save_figure(plot_examples(examples, pixel_size), run.folder / EXAMPLES_FILE)
+    log = load_run(run.folder)
+    save_figure(plot_curves(log), run.folder / "training_curves.png")
+    summary = json.loads(write_summary(run.folder).read_text(encoding="utf-8"))
+    write_text_report(run.folder)
+    report = write_report(run.folder)
+    console.print(f"\n[bold]{summary['verdict']}[/bold]", soft_wrap=True)
+    paths = (("report", report), ("model", run.folder / BEST), ("curves", run.folder / "training_curves.png"),
+             ("frames", run.folder / EXAMPLES_FILE))  # fmt: skip
+    for name, path in paths:
+        console.print(f"  {name:7s} {path}", soft_wrap=True)
+
+
+def _example(model: Model, sample: Sample, found: EmitterTable, frame: int) -> Example:
+    import torch
+
+    photons = to_photons(torch.from_numpy(sample.frames_THW[frame].astype(np.float32)), model.config.simulation.camera)
+    truth = sample.emitters.select(
+        (sample.emitters.frame == frame) & (sample.emitters.photons >= model.config.data.min_photons)
+    )
+    return Example(photons.double().numpy(), truth, found.select(found.frame == frame), f"{sample.name}, frame {frame}")
+
+
+def _shift_frames(table: EmitterTable, offset: int) -> EmitterTable:
+    from dataclasses import replace
+
+    return replace(table, frame=table.frame + offset)
+
+
+def _mandatory(table: EmitterTable) -> EmitterTable:
+    return EmitterTable(table.frame, table.x, table.y, table.z, table.photons)

@@ -1,0 +1,52 @@
+"""Where and in which number format to compute."""
+
+from __future__ import annotations
+
+import torch
+
+from adaloc.errors import ConfigError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a config's name; "auto" takes CUDA, then Apple's GPU, then the CPU.
+
+    Raises:
+        ConfigError: when the named device is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"The config asks for device {name}, but torch sees {torch.cuda.device_count()} CUDA devices."
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("The config asks for device mps, but this machine has none.")
+    return device
+
+
+def use_bfloat16(precision: str, device: torch.device) -> bool:
+    """Whether the network runs in bfloat16: where the config says so, or, on auto, where the hardware has it.
+
+    A CPU without AVX-512 BF16 or AMX emulates it about ten times slower than float32.
+    """
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False
+
+
+def describe_device(device: torch.device) -> str:
+    """For logs: "cpu (AMD EPYC, 2 threads)" or "cuda (NVIDIA H100)"."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    if device.type == "cpu":
+        name = torch.cpu.get_capabilities().get("cpu_name", "")
+        return f"cpu ({name + ', ' if name else ''}{torch.get_num_threads()} threads)"
+    return device.type

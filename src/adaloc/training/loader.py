@@ -1,0 +1,39 @@
+"""Batches ahead of the training loop, in this process or in workers."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+from torch.utils.data import DataLoader, Dataset
+
+from adaloc.data.windows import Batch, TrainingWindows
+
+
+class _Steps(Dataset[Batch]):
+    def __init__(self, windows: TrainingWindows) -> None:
+        self._windows = windows
+
+    def __getitem__(self, step: int) -> Batch:
+        return self._windows[step]
+
+
+def iterate_batches(windows: TrainingWindows, steps: range, num_workers: int) -> Iterator[Batch]:
+    """The batches of these steps, in order; the same for any number of workers."""
+    if num_workers == 0 or len(steps) == 0:
+        return (windows[step] for step in steps)
+    loader = DataLoader(
+        _Steps(windows),
+        batch_size=None,
+        sampler=steps,
+        num_workers=min(num_workers, len(steps)),
+        prefetch_factor=4,
+        multiprocessing_context="spawn",  # fork is unsafe with torch's threads, and missing on Windows
+        worker_init_fn=_ignore_interrupt,
+    )
+    return iter(loader)
+
+
+def _ignore_interrupt(_: int) -> None:
+    """Ctrl-C reaches the whole process group; the main process decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
