@@ -6,6 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The first example pays for imports and for a busy machine; time is not what these tests are about.
+settings.register_profile("adaloc", deadline=None, derandomize=True)
+settings.load_profile("adaloc")
 
 _SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -18,7 +18,7 @@ from adaloc.config import Config
 from adaloc.data.generate import is_complete
 from adaloc.data.sample_folder import find_movie, list_samples
 from adaloc.errors import AdalocError
-from adaloc.training.device import choose_device, describe_device, use_bfloat16
+from adaloc.models.device import choose_device, describe_device, use_bfloat16
 
 _GIB = 2**30
 _TESTED_PYTHONS = ((3, 11), (3, 12))

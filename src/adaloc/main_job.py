@@ -34,7 +34,9 @@ from adaloc.progress import ProgressLine
 from adaloc.simulation.camera import to_photons
 from adaloc.training.checkpoint import BEST, LATEST, load_checkpoint
 from adaloc.training.controller import Decision
-from adaloc.training.trainer import Hooks, Run, Score, best_model, fit, setup
+from adaloc.training.recording import Score
+from adaloc.training.run import Run, best_model, setup
+from adaloc.training.trainer import Hooks, fit
 
 EXAMPLES_FILE = "validation_frames.png"
 _FRAMES_SCORED_WHILE_TRAINING = 20  # of each validation sample; all of them at the end

@@ -18,10 +18,10 @@ from adaloc.errors import ConfigError
 from adaloc.localize.export import write_picasso_hdf5, write_thunderstorm_csv
 from adaloc.localize.inference import localize_frames
 from adaloc.localize.render import render, write_png, z_range_nm
+from adaloc.models.device import choose_device
 from adaloc.models.model_file import Model, load_model
 from adaloc.progress import ProgressLine
 from adaloc.simulation.camera import to_photons
-from adaloc.training.device import choose_device
 
 _SIGMA_PER_WAVELENGTH_OVER_NA = 0.21  # Gaussian that fits the in-focus Airy disk best (Zhang et al. 2007)
 _PIXEL_SIZE_TOLERANCE = 0.02

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from adaloc.config import CHANNELS, NetworkConfig
 
-
 _HEAD_CHANNELS = 3
 """Width of the head, in units of the network's base width."""
 
@@ -67,12 +66,11 @@ class LocalizationNetwork(nn.Module):
         width = config.base_channels
         copies = 1 if config.first_stage == "shared" else consecutive_frames
         self.first_stage = nn.ModuleList(UNet(1, width, config.depth) for _ in range(copies))
+        output = nn.Conv2d(_HEAD_CHANNELS * width, len(CHANNELS), 1)
         self.second_stage = nn.Sequential(
-            UNet(consecutive_frames * width, width, config.depth),
-            *_convolution(width, _HEAD_CHANNELS * width),
-            nn.Conv2d(_HEAD_CHANNELS * width, len(CHANNELS), 1),
+            UNet(consecutive_frames * width, width, config.depth), *_convolution(width, _HEAD_CHANNELS * width), output
         )
-        self._initialize(prior)
+        self._initialize(output, prior)
 
     def forward(self, frames_BTHW: torch.Tensor) -> torch.Tensor:
         """Predicts the target frames of each run; with three frames a window, the outer two are context.
@@ -97,20 +95,20 @@ class LocalizationNetwork(nn.Module):
         joined = torch.cat(
             [encoded[i % len(encoded)][:, i : i + num_targets] for i in range(self.consecutive_frames)], dim=2
         ).flatten(0, 1)
-        outputs = self.second_stage(joined.contiguous(memory_format=torch.channels_last))
+        outputs: torch.Tensor = self.second_stage(joined.contiguous(memory_format=torch.channels_last))
         return outputs.view(batch, num_targets, len(CHANNELS), *outputs.shape[-2:])[..., :height, :width]
 
-    def _initialize(self, prior: float) -> None:
+    def _initialize(self, output: nn.Conv2d, prior: float) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         # The outputs start near the best constant, so the first loss is about that of knowing nothing.
-        last = self.second_stage[-1]
-        nn.init.normal_(last.weight, std=1e-3)
+        nn.init.normal_(output.weight, std=1e-3)
+        assert output.bias is not None
         with torch.no_grad():
-            last.bias[CHANNELS.index("probability")] = math.log(prior / (1 - prior))
+            output.bias[CHANNELS.index("probability")] = math.log(prior / (1 - prior))
 
 
 def num_parameters(network: nn.Module) -> int:

@@ -1,0 +1,121 @@
+"""What a run writes about itself while it trains: the log's events and TensorBoard."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from adaloc import __version__
+from adaloc.config import CHANNELS, Config
+from adaloc.models.device import describe_device
+from adaloc.models.losses import LossSums, left_out_channels
+from adaloc.models.network import num_parameters
+from adaloc.training.run import Run
+
+
+@dataclass(frozen=True)
+class Score:
+    """Detection metrics of a model, and an optional picture.
+
+    Attributes:
+        metrics: name to value; None where there is none.
+        picture_HWC: uint8 RGB.
+    """
+
+    metrics: dict[str, float | None]
+    picture_HWC: Any = None
+
+
+def write_start(run: Run, board: SummaryWriter, initial: LossSums) -> None:
+    """The events of a new run; `initial` are the validation errors before the first step."""
+    training = run.config.training
+    run.log.write(
+        "start",
+        version=__version__,
+        seed=run.config.seed,
+        epochs=training.epochs,
+        steps_per_epoch=run.windows.steps_per_epoch,
+        device=describe_device(run.device),
+        precision="bfloat16" if run.bfloat16 else "float32",
+        num_parameters=num_parameters(run.model.network),
+        no_information_loss=run.loss.no_information_loss,
+        channels=list(CHANNELS),
+        channel_weights=list(run.loss.weights),
+        left_out_channels=left_out_channels(run.model.scaling),
+        lr_first=training.lr_first,
+        scheduler_type=training.adaptive_lr_config.scheduler_type,
+    )
+    run.log.write(
+        "initial",
+        val_loss=float(run.loss.total(initial)),
+        val_channels=dict(zip(CHANNELS, run.loss.channels(initial).tolist(), strict=True)),
+    )
+    board.add_scalar("Loss/No_Information", run.loss.no_information_loss, 0)
+
+
+def epoch_record(run: Run, epoch: int, val_loss: float, val_channels: list[float], rate: float) -> dict[str, Any]:
+    """The log's record of an epoch (run_log.py names its fields)."""
+    progress = run.progress
+    training = run.config.training
+    num_windows = len(run.windows)
+    means = [statistics.fmean(values) for values in zip(*progress.channels, strict=True)]
+    return {
+        "epoch": epoch,
+        "step": run.step,
+        "train_loss": statistics.fmean(progress.losses),
+        "val_loss": val_loss,
+        "train_channels": dict(zip(CHANNELS, means, strict=True)),
+        "val_channels": dict(zip(CHANNELS, val_channels, strict=True)),
+        "lr": rate,
+        "lr_second": rate * training.lr_second / training.lr_first,
+        "grad_norm": statistics.median(progress.grad_norms),
+        "clipped_share": statistics.fmean(not norm <= training.clip_norm for norm in progress.grad_norms),
+        "windows_per_s": num_windows / max(progress.train_s, 1e-9),
+        "wait_share": progress.wait_s / max(progress.train_s, 1e-9),
+        "wall_s": run.wall_s,
+    }
+
+
+def write_epoch(run: Run, board: SummaryWriter, record: dict[str, Any]) -> None:
+    """An epoch's record into the log and TensorBoard."""
+    run.log.write("epoch", **record)
+    epoch = record["epoch"]
+    board.add_scalar("Loss/Train", record["train_loss"], epoch)
+    board.add_scalar("Loss/Validation", record["val_loss"], epoch)
+    board.add_scalar("Learning_Rate", record["lr"], epoch)
+    for name, value in record["val_channels"].items():
+        board.add_scalar(f"Channels_Validation/{name}", value, epoch)
+    for name, value in record["train_channels"].items():
+        board.add_scalar(f"Channels_Train/{name}", value, epoch)
+    board.add_scalar("Gradient/norm_before_clipping", record["grad_norm"], epoch)
+    board.add_scalar("Gradient/clipped_share", record["clipped_share"], epoch)
+    board.add_scalar("Throughput/windows_per_s", record["windows_per_s"], epoch)
+
+
+def write_score(run: Run, board: SummaryWriter, score: Score, epoch: int) -> None:
+    """Detection metrics into the log, and with the picture into TensorBoard."""
+    run.log.write("metrics", epoch=epoch, **score.metrics)
+    for name, value in score.metrics.items():
+        if value is not None:
+            board.add_scalar(f"Detection/{name}", value, epoch)
+    if score.picture_HWC is not None:
+        board.add_image("Validation/frames", score.picture_HWC, epoch, dataformats="HWC")
+
+
+def hyperparameters(config: Config) -> dict[str, str | float | int]:
+    """What TensorBoard's hyperparameter tab shows."""
+    training, rate = config.training, config.training.adaptive_lr_config
+    return {
+        "lr_first": training.lr_first,
+        "lr_second": training.lr_second,
+        "weight_decay": training.weight_decay,
+        "batch_size": config.data.batch_size,
+        "epochs": training.epochs,
+        "scheduler_type": rate.scheduler_type,
+        "loss_type": training.loss_type,
+        "base_channels": config.network.base_channels,
+        "seed": config.seed,
+    }

@@ -1,0 +1,161 @@
+"""A training run: its parts, how they are made, and the state that a checkpoint holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adaloc.config import Config
+from adaloc.data.scaling import Scaling
+from adaloc.data.targets import encode_targets
+from adaloc.data.windows import Batch, Sample, TrainingWindows, measure_training_scaling, validation_batches
+from adaloc.models.device import choose_device, use_bfloat16
+from adaloc.models.losses import ChannelLoss, LossSums, make_loss
+from adaloc.models.model_file import Model, make_model
+from adaloc.random_streams import Stream, torch_stream
+from adaloc.training.controller import LearningRate
+from adaloc.training.run_log import RunLog
+
+
+@dataclass
+class Progress:
+    """What was gathered in the current epoch, so that a run can stop and go on at any step."""
+
+    losses: list[float] = field(default_factory=list)
+    channels: list[list[float]] = field(default_factory=list)
+    grad_norms: list[float] = field(default_factory=list)
+    train_s: float = 0.0
+    wait_s: float = 0.0
+
+
+@dataclass
+class Run:
+    """A training run: everything that `fit` works on. `state` is what a checkpoint holds."""
+
+    config: Config
+    folder: Path
+    device: torch.device
+    bfloat16: bool
+    model: Model
+    loss: ChannelLoss
+    optimizer: torch.optim.Optimizer
+    learning_rate: LearningRate
+    windows: TrainingWindows
+    validation: list[Batch]
+    log: RunLog
+    step: int = 0
+    wall_s: float = 0.0
+    initial_val_loss: float = math.nan
+    best_val_loss: float = math.inf
+    best_epoch: int = -1
+    best_model: dict[str, Any] | None = None
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is being trained, from 0."""
+        return self.step // self.windows.steps_per_epoch
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all epochs are trained."""
+        return self.epoch >= self.config.training.epochs
+
+    def state(self) -> dict[str, Any]:
+        """The whole state as tensors and plain containers."""
+        return {
+            "model": self.model.to_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "learning_rate": self.learning_rate.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "wall_s": self.wall_s,
+            "initial_val_loss": self.initial_val_loss,
+            "best": {"val_loss": self.best_val_loss, "epoch": self.best_epoch, "model": self.best_model},
+            "progress": vars(self.progress),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.model.network.load_state_dict(state["model"]["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.learning_rate.load_state_dict(state["learning_rate"])
+        self.step, self.wall_s = int(state["step"]), float(state["wall_s"])
+        self.initial_val_loss = float(state["initial_val_loss"])
+        best = state["best"]
+        self.best_val_loss, self.best_epoch, self.best_model = best["val_loss"], best["epoch"], best["model"]
+        self.progress = Progress(**state["progress"])
+
+
+def setup(
+    config: Config, training: Sequence[Sample], validation: Sequence[Sample], state: dict[str, Any] | None = None
+) -> Run:
+    """Builds a run, from scratch or from a checkpoint's state."""
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    device = choose_device(config.device)
+    scaling = (
+        measure_training_scaling(training, config) if state is None else Scaling.from_dict(state["model"]["scaling"])
+    )
+    # The weights come from a stream of their own; the global generator is left as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_stream(config.seed, Stream.WEIGHTS).initial_seed())
+        model = make_model(config, scaling)
+    model.network.to(device)
+    run = Run(
+        config=config,
+        folder=config.output.save_dir,
+        device=device,
+        bfloat16=use_bfloat16(config.precision, device),
+        model=model,
+        loss=make_loss(config.training, scaling),
+        optimizer=_make_optimizer(config, model),
+        learning_rate=LearningRate(
+            config.training.adaptive_lr_config, config.training.lr_first, config.training.epochs
+        ),
+        windows=TrainingWindows(training, config),
+        validation=[batch.to(device) for batch in validation_batches(validation, config.data)],
+        log=RunLog(config.output.save_dir / "log.jsonl"),
+    )
+    if state is not None:
+        run.load_state(state)
+    return run
+
+
+def batch_errors(run: Run, batch: Batch) -> LossSums:
+    """The errors of a batch that is on the run's device; differentiable."""
+    with _autocast(run):
+        outputs_BKHW = run.model.predict(batch.adu_BTHW).flatten(0, 1)
+    height, width = batch.adu_BTHW.shape[-2:]
+    targets_BKHW = encode_targets(batch.emitters, batch.background_N, (height, width), run.config.data.min_photons)
+    return run.loss.sums(outputs_BKHW, targets_BKHW)
+
+
+def _autocast(run: Run) -> AbstractContextManager[Any]:
+    return torch.autocast(run.device.type, dtype=torch.bfloat16) if run.bfloat16 else nullcontext()
+
+
+def best_model(run: Run) -> Model:
+    """The model with the lowest validation loss, on the run's device; the current one before the first epoch."""
+    if run.best_model is None:
+        return run.model
+    model = make_model(run.config, run.model.scaling)
+    model.network.load_state_dict(run.best_model)
+    model.network.to(run.device).eval()
+    return model
+
+
+def _make_optimizer(config: Config, model: Model) -> torch.optim.Optimizer:
+    training, network = config.training, model.network
+    groups = [
+        {"params": list(network.first_stage.parameters()), "lr_ratio": 1.0},
+        {"params": list(network.second_stage.parameters()), "lr_ratio": training.lr_second / training.lr_first},
+    ]
+    kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, lr=training.lr_first, weight_decay=training.weight_decay, betas=(0.9, 0.999), eps=1e-8)
