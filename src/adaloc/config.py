@@ -149,6 +149,7 @@ class NetworkConfig(_Section):
     base_channels: int = Field(16, ge=1, le=1024)
     depth: int = Field(2, ge=0, le=5)
     first_stage: Literal["shared", "independent"] = "shared"
+    normalization: Literal["batch", "none"] = "batch"
 
 
 class UnifiedLossConfig(_Section):
@@ -208,6 +209,12 @@ class AdaptiveLRConfig(_Section):
     lr_decay_factor: float = Field(0.8, gt=0, lt=1)
     anneal_fraction: float = Field(
         0.3, ge=0, le=1, description="last share of the epochs in which adaptive_plateau and wsd go down to the minimum"
+    )
+    growth_epochs: int = Field(
+        5, ge=2, description="epochs between the boosts with which adaptive_plateau looks for the rate after the warmup"
+    )
+    growth_limit: float = Field(
+        20.0, ge=1, description="times lr_first, at most, that this growth reaches; 1 switches it off"
     )
     early_stop_epochs: int = Field(
         100, ge=1, description="stop when at the minimum rate for so long without a new best"

@@ -25,17 +25,19 @@ class UNet(nn.Module):
     Height and width must be divisible by 2^depth.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, depth: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, depth: int, normalization: str) -> None:
         super().__init__()
         widths = [channels_out * 2**level for level in range(depth + 1)]
         self.down = nn.ModuleList(
-            nn.Sequential(*_convolution(a, b), *_convolution(b, b))
+            nn.Sequential(*_convolution(a, b, normalization), *_convolution(b, b, normalization))
             for a, b in zip([channels_in, *widths[:-1]], widths, strict=True)
         )
         self.up = nn.ModuleList(
             nn.Conv2d(coarse, fine, 1) for coarse, fine in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
-        self.merge = nn.ModuleList(nn.Sequential(*_convolution(width, width)) for width in widths[-2::-1])
+        self.merge = nn.ModuleList(
+            nn.Sequential(*_convolution(width, width, normalization)) for width in widths[-2::-1]
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, channels_in, H, W) to (N, channels_out, H, W)."""
@@ -65,10 +67,12 @@ class LocalizationNetwork(nn.Module):
         self.depth = config.depth
         width = config.base_channels
         copies = 1 if config.first_stage == "shared" else consecutive_frames
-        self.first_stage = nn.ModuleList(UNet(1, width, config.depth) for _ in range(copies))
+        self.first_stage = nn.ModuleList(UNet(1, width, config.depth, config.normalization) for _ in range(copies))
         output = nn.Conv2d(_HEAD_CHANNELS * width, len(CHANNELS), 1)
         self.second_stage = nn.Sequential(
-            UNet(consecutive_frames * width, width, config.depth), *_convolution(width, _HEAD_CHANNELS * width), output
+            UNet(consecutive_frames * width, width, config.depth, config.normalization),
+            *_convolution(width, _HEAD_CHANNELS * width, config.normalization),
+            output,
         )
         self._initialize(output, prior)
 
@@ -116,5 +120,7 @@ def num_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
-def _convolution(channels_in: int, channels_out: int) -> tuple[nn.Module, nn.Module]:
-    return nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.SiLU()
+def _convolution(channels_in: int, channels_out: int, normalization: str) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=normalization == "none")
+    norm = [nn.BatchNorm2d(channels_out)] if normalization == "batch" else []
+    return convolution, *norm, nn.SiLU()

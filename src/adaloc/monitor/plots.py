@@ -82,7 +82,7 @@ def plot_curves(run: Run) -> Figure:
     for ax in (*axes, bottom):
         ax.set_xlim(0, 1.02 * last)
         ax.set_xlabel("epochs", fontsize=10)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         ax.grid(alpha=0.25, lw=0.6)
         if len(after) == 0:
             ax.text(0.5, 0.45, "no epoch is finished yet", transform=ax.transAxes, ha="center", va="center")
@@ -252,7 +252,8 @@ def _set_loss_scale(ax: Any, values: FloatArray) -> None:
     # A logarithmic axis shows late progress, but only where the loss has come down far.
     values = values[np.isfinite(values)]
     if len(values) == 0 or values.min() <= 0 or values.max() < 3 * values.min():
-        ax.set_ylim(bottom=min(0.0, float(values.min(initial=0.0))))  # a cut axis would blow noise up to progress
+        # A cut axis would blow noise up to look like progress.
+        ax.set_ylim(min(0.0, float(values.min(initial=0.0))), 1.08 * float(values.max(initial=1e-9)))
         return
     ax.set_yscale("log")
     if values.max() < 300 * values.min():

@@ -4,9 +4,10 @@ One object, `LearningRate`, owns the rate of a run. It asks a strategy after eac
 
 adaptive_plateau_literal is the adaptive strategy as it was published, kept to be compared with: after the warmup,
 a boost when the last losses vary little and do not fall, a decay for every epoch after 30 without improvement, and
-otherwise reduction on a plateau. adaptive_plateau makes the same moves with two differences: an adjustment restarts
-the clock, so that one bad stretch is answered once and the rate does not collapse within a few epochs; and the run
-ends with a linear anneal, since the last factor of two in the loss comes from lowering the rate.
+otherwise reduction on a plateau. adaptive_plateau makes the same moves with three differences: after the warmup the
+rate grows by boosts for as long as the loss falls, since the best rate is seldom the one that was given; an
+adjustment restarts the clock, so that one bad stretch is answered once and the rate does not collapse within a few
+epochs; and the run ends with a linear anneal, which is worth more than any other move.
 """
 
 from __future__ import annotations
@@ -198,6 +199,59 @@ class PlateauRule:
         self._best, self._bad_epochs = float(state["best"]), int(state["bad_epochs"])
 
 
+class GrowthRule:
+    """Boosts every few epochs for as long as the loss falls; the boost that stopped the fall is taken back.
+
+    Args:
+        epochs: between boosts. The mean loss over them is compared with the mean over as many before.
+        factor: of a boost.
+        limit: product of all boosts, at most.
+    """
+
+    def __init__(self, epochs: int, factor: float, limit: float) -> None:
+        self._epochs = epochs
+        self._factor = factor
+        self._limit = limit
+        self._grown = 1.0
+        self._recent: list[float] = []
+        self._before = math.inf
+        self.is_over = limit <= 1
+
+    def observe(self, loss: float) -> Decision:
+        """The decision after an epoch with this loss."""
+        self._recent.append(loss)
+        if len(self._recent) < self._epochs:
+            return Decision("none", "growth")
+        mean, before = math.fsum(self._recent) / self._epochs, self._before
+        self._recent, self._before = [], mean
+        evidence = {"mean_loss": mean, "mean_loss_before": before, "grown_by": self._grown}
+        if not mean < before:  # also when it is not a number
+            self.is_over = True
+            if self._grown == 1:
+                return Decision("none", "growth ends before it began", 1.0, evidence)
+            return Decision(
+                "decay",
+                "the loss fell no further after the last boost, which is taken back",
+                1 / self._factor,
+                evidence,
+            )
+        factor = min(self._factor, self._limit / self._grown)
+        self._grown *= factor
+        self.is_over = self._grown >= self._limit
+        return Decision("boost", "the loss falls: a larger step is tried", factor, evidence)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain containers."""
+        return {
+            "grown": self._grown, "recent": list(self._recent), "before": self._before, "is_over": self.is_over,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self._grown, self._before = float(state["grown"]), float(state["before"])
+        self._recent, self.is_over = [float(loss) for loss in state["recent"]], bool(state["is_over"])
+
+
 class LearningRate:
     """The one owner of a run's learning rate.
 
@@ -217,6 +271,7 @@ class LearningRate:
         kind = config.scheduler_type
         self._manager = AdaptiveLRManager(config, literal=kind == "adaptive_plateau_literal")
         self._plateau = PlateauRule(config.plateau_patience, config.plateau_factor)
+        self._growth = GrowthRule(config.growth_epochs, config.lr_boost_factor, config.growth_limit)
         self._shape: Callable[[float], float] = _shape(config, epochs)
         self._anneals = kind == "adaptive_plateau"
         self._anneal_start = epochs * (1 - config.anneal_fraction)
@@ -261,6 +316,7 @@ class LearningRate:
             "best_epoch": self._best_epoch,
             "manager": self._manager.state_dict(),
             "plateau": self._plateau.state_dict(),
+            "growth": self._growth.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -269,9 +325,12 @@ class LearningRate:
         self._best_epoch = int(state["best_epoch"])
         self._manager.load_state_dict(state["manager"])
         self._plateau.load_state_dict(state["plateau"])
+        self._growth.load_state_dict(state["growth"])
 
     def _ask(self, loss: float, epoch: int) -> Decision:
         kind = self._config.scheduler_type
+        if kind == "adaptive_plateau" and not self._growth.is_over:
+            return self._growth.observe(loss)
         if kind in ("adaptive_plateau", "adaptive_plateau_literal"):
             return self._manager.observe(loss, epoch)
         if kind == "plateau":

@@ -126,6 +126,7 @@ def _train_step(run: Run, batch: Batch) -> bool:
     rate = run.learning_rate.at(run.step / run.windows.steps_per_epoch)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["lr_ratio"]
+    statistics_before = [buffer.clone() for buffer in run.model.network.buffers()]
     sums = batch_errors(run, batch.to(run.device))
     channels = run.loss.channels(sums)
     loss = run.loss.total(sums)
@@ -133,9 +134,12 @@ def _train_step(run: Run, batch: Batch) -> bool:
     loss.backward()  # type: ignore[no-untyped-call]
     norm = torch.nn.utils.clip_grad_norm_(run.model.network.parameters(), run.config.training.clip_norm)
     is_finite = bool(norm.isfinite())
-    if is_finite:  # a step along a gradient that is not a number would spoil every weight
+    if is_finite:
         run.optimizer.step()
-    run.progress.losses.append(float(loss))
+    else:  # neither weights nor the statistics of normalization may take in what is not a number
+        for buffer, before in zip(run.model.network.buffers(), statistics_before, strict=True):
+            buffer.copy_(before)
+    run.progress.losses.append(float(loss.detach()))
     run.progress.channels.append(channels.detach().tolist())
     run.progress.grad_norms.append(float(norm))
     return is_finite

@@ -1,0 +1,203 @@
+"""Watches a run in the terminal. Only reads; the training never notices."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from adaloc.emitters import FloatArray
+from adaloc.errors import DataError
+from adaloc.monitor.advice import advise, describe_duration, verdict
+from adaloc.monitor.analysis import Analysis, analyse, plain_number
+from adaloc.monitor.facts import describe_adjustment, describe_counts, metric_facts
+from adaloc.monitor.log import LOG_FILE, Run, load_run
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_ASCII_BLOCKS = "_.-=+*#@"
+_SPARKLINE_WIDTH = 60
+_ADJUSTMENTS_SHOWN = 3
+_QUIET_SECONDS = 300.0
+_QUIET_EPOCHS = 5.0
+
+
+class LogWatcher:
+    """Gives the run of a folder, and reads the log again only when it has changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen: tuple[int, int, int] | None = None
+        self._run: Run | None = None
+        self.problem = ""
+        """Why there is no run, when there is none."""
+
+    def look(self) -> Run | None:
+        """The run as it stands, or None while there is none."""
+        try:
+            status = (self._folder / LOG_FILE).stat()
+        except OSError:
+            self._seen, self._run = None, None
+            self.problem = f"there is no {self._folder / LOG_FILE} yet"
+            return None
+        # Size and inode beside the time: a clock that goes back, or a new run, must not hide news.
+        seen = (status.st_ino, status.st_size, status.st_mtime_ns)
+        if seen != self._seen:
+            try:
+                self._run = load_run(self._folder)
+            except DataError as error:  # the start may not be written yet
+                self._run, self.problem = None, str(error)
+            self._seen = seen
+        return self._run
+
+    def quiet_seconds(self) -> float:
+        """Time since the log was last written, s; 0 when the clock says it lies in the future."""
+        return 0.0 if self._seen is None else max(time.time() - self._seen[2] / 1e9, 0.0)
+
+
+def watch(folder: Path, interval_s: float, once: bool = False, console: Console | None = None) -> None:
+    """Shows a run until it ends: a live view in a terminal, plain lines elsewhere.
+
+    Waits for a run that does not exist yet. Ctrl-C passes as KeyboardInterrupt.
+
+    Args:
+        folder: run folder.
+        interval_s: time between looks, s.
+        once: one look only.
+        console: where to print; standard output if None.
+    """
+    console = console or Console()
+    watcher = LogWatcher(folder)
+    if console.is_terminal and not once:
+        _watch_live(watcher, interval_s, console)
+    else:
+        _watch_plainly(watcher, interval_s, once, console)
+
+
+def plain_view(run: Run, quiet_s: float = 0.0, utf8: bool = True) -> str:
+    """The facts of the live view as lines of text."""
+    analysis = analyse(run)
+    lines = [verdict(run), f"  {_progress_words(run, analysis)}"]
+    if len(run.epochs):
+        lines.append(f"  loss {sparkline(run.epochs.val_loss, utf8=utf8)}  learning rate {run.epochs.lr[-1]:.2e}")
+    if run.adjustments:
+        lines.append(f"  adjustments: {describe_counts(analysis.adjustments)}; last: {_adjustments(run)[-1]}")
+    if run.metrics:
+        lines.append("  " + ", ".join(f"{label} {value}" for label, value in metric_facts(run)))
+    warning = _quiet_warning(run, analysis, quiet_s)
+    return "\n".join([*lines, f"  {warning}"] if warning else lines)
+
+
+def live_view(run: Run, quiet_s: float = 0.0, utf8: bool = True) -> RenderableType:
+    """The live view as something that rich draws."""
+    analysis = analyse(run)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    planned = max(run.planned_epochs or analysis.num_epochs, 1)
+    table.add_row("progress", ProgressBar(total=planned, completed=min(analysis.num_epochs, planned), width=40))
+    table.add_row("", Text(_progress_words(run, analysis)))
+    if len(run.epochs):
+        table.add_row("loss", Text(sparkline(run.epochs.val_loss, utf8=utf8)))
+        lowest, highest = _range(run.epochs.val_loss)
+        table.add_row("", Text(f"{plain_number(lowest)} to {plain_number(highest)}, logarithmic", style="dim"))
+        table.add_row("learning rate", Text(f"{run.epochs.lr[-1]:.2e}"))
+    table.add_row("adjustments", Text("\n".join([describe_counts(analysis.adjustments), *_adjustments(run)])))
+    if run.metrics:
+        table.add_row("detection", Text(", ".join(f"{label} {value}" for label, value in metric_facts(run))))
+    advice = advise(run)
+    if advice:
+        table.add_row("advice", Text(advice[0].text))
+    parts: list[RenderableType] = [Text(verdict(run), style="bold"), Text(""), table]
+    warning = _quiet_warning(run, analysis, quiet_s)
+    if warning:
+        parts.append(Text(warning, style="yellow"))
+    return Panel(Group(*parts), title=Text(str(run.folder)), title_align="left")
+
+
+def sparkline(values: FloatArray, width: int = _SPARKLINE_WIDTH, utf8: bool = True) -> str:
+    """A line of at most `width` blocks, logarithmic where all values are positive; "x" where none is finite.
+
+    >>> sparkline(np.array([1.0, 2.0, 4.0, 8.0, math.nan]), utf8=False)
+    '_-*@x'
+    """
+    blocks = _BLOCKS if utf8 else _ASCII_BLOCKS
+    bins = [part[np.isfinite(part)] for part in np.array_split(values, max(min(width, len(values)), 1))]
+    levels = np.array([np.median(part) if len(part) else math.nan for part in bins])
+    if np.all(levels[np.isfinite(levels)] > 0):
+        levels = np.log(levels)
+    low, high = _range(levels)
+    span = high - low if high > low else 1.0
+    return "".join(
+        "x" if math.isnan(level) else blocks[round((level - low) / span * (len(blocks) - 1))]
+        for level in levels
+    )  # fmt: skip
+
+
+def _watch_live(watcher: LogWatcher, interval_s: float, console: Console) -> None:
+    utf8 = _is_utf8(console)
+    with Live(Text("Waiting for a run"), console=console, auto_refresh=False) as live:
+        while True:
+            run = watcher.look()
+            view = Text(_waiting(watcher)) if run is None else live_view(run, watcher.quiet_seconds(), utf8)
+            live.update(view, refresh=True)
+            if run is not None and run.end is not None:
+                return
+            time.sleep(interval_s)
+
+
+def _watch_plainly(watcher: LogWatcher, interval_s: float, once: bool, console: Console) -> None:
+    shown = ""
+    while True:
+        run = watcher.look()
+        text = _waiting(watcher) if run is None else plain_view(run, watcher.quiet_seconds(), _is_utf8(console))
+        if text != shown:
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            shown = text
+        if once or (run is not None and run.end is not None):
+            return
+        time.sleep(interval_s)
+
+
+def _waiting(watcher: LogWatcher) -> str:
+    return f"Waiting for a run: {watcher.problem}"
+
+
+def _progress_words(run: Run, analysis: Analysis) -> str:
+    words = f"epoch {analysis.num_epochs} of {run.planned_epochs or 'unknown'}"
+    if math.isfinite(analysis.seconds_per_epoch):
+        words += f", {60 / analysis.seconds_per_epoch:.3g} epochs/min"
+    if run.end is None and analysis.seconds_left is not None:
+        words += f", {describe_duration(analysis.seconds_left)} left"
+    return words
+
+
+def _adjustments(run: Run) -> list[str]:
+    described = [describe_adjustment(adjustment) for adjustment in run.adjustments[-_ADJUSTMENTS_SHOWN:]]
+    return [f"epoch {epoch}: {kind}, {change} ({reason})" for epoch, kind, change, reason in described]
+
+
+def _quiet_warning(run: Run, analysis: Analysis, quiet_s: float) -> str:
+    usual = analysis.seconds_per_epoch if math.isfinite(analysis.seconds_per_epoch) else 0.0
+    if run.end is not None or quiet_s < max(_QUIET_SECONDS, _QUIET_EPOCHS * usual):
+        return ""
+    return (
+        f"Nothing new for {describe_duration(quiet_s)}: the training may have been stopped; "
+        "go on with: python start_adaptive_training.py --resume auto"
+    )
+
+
+def _range(values: FloatArray) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    return (float(finite.min()), float(finite.max())) if len(finite) else (math.nan, math.nan)
+
+
+def _is_utf8(console: Console) -> bool:
+    return console.encoding.lower().startswith("utf")
