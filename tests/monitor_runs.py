@@ -81,7 +81,7 @@ def write_realistic_run(folder: Path, num_epochs: int = 1000, status: str | None
     floors = dict(zip(CHANNELS, (0.08, 0.05, 0.05, 0.12, 0.16, 0.02), strict=True))
     rate = 5e-4
     for epoch in range(num_epochs):
-        anneal = max(0.0, (epoch - 700) / 300)
+        anneal = max(0.0, (epoch - 699) / 300)
         wobble = 1 + 0.04 * (1 - 0.8 * anneal) * random.standard_normal()
         channels = {
             name: float((floors[name] * (1.6 - 0.6 * anneal) + np.exp(-epoch / paces[name])) * wobble)

@@ -208,7 +208,7 @@ class AdaptiveLRConfig(_Section):
     lr_boost_factor: float = Field(1.5, gt=1)
     lr_decay_factor: float = Field(0.8, gt=0, lt=1)
     anneal_fraction: float = Field(
-        0.3, ge=0, le=1, description="last share of the epochs in which adaptive_plateau and wsd go down to the minimum"
+        0.7, ge=0, le=1, description="last share of the epochs in which adaptive_plateau and wsd go down to the minimum"
     )
     growth_epochs: int = Field(
         5, ge=2, description="epochs between the boosts with which adaptive_plateau looks for the rate after the warmup"

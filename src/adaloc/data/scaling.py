@@ -21,7 +21,7 @@ class Scaling:
     """What the network's numbers mean.
 
     Attributes:
-        input_mean, input_std: of the frames, photons per px.
+        input_mean, input_std: of the stabilized frames, see `stabilize`.
         prior: share of pixels that hold a target.
         mean, std, median, mean_deviation: of the targets x, y (px), z (nm), photons, background (photons per px);
             `mean_deviation` is the mean absolute difference to the median.
@@ -43,6 +43,10 @@ class Scaling:
     def unit(self) -> tuple[float, ...]:
         """Size of one network unit of x, y, z, photons, background; 1 for a channel that never varies."""
         return tuple(s if v else 1.0 for s, v in zip(self.std, self.varies[1:], strict=True))
+
+    def scale_input(self, photons: torch.Tensor) -> torch.Tensor:
+        """Frames in photons, of any shape, as the network sees them."""
+        return (stabilize(photons) - self.input_mean) / self.input_std
 
     def scale_targets(self, targets_BKHW: torch.Tensor) -> torch.Tensor:
         """Targets in network units; the probability stays."""
@@ -78,13 +82,22 @@ class Scaling:
         return column(self.mean), column(self.unit())
 
 
+def stabilize(photons: torch.Tensor) -> torch.Tensor:
+    """Anscombe's transform (Biometrika 35, 246, 1948): shot noise of any brightness gets a variance of 1.
+
+    So a dim emitter on its background and the flank of a bright one are errors of like size to the network.
+    Photons below -3/8, which read noise can make, count as -3/8.
+    """
+    return 2 * (photons + 0.375).clamp_min(0).sqrt()
+
+
 def measure_scaling(
     *, input_mean: float, input_std: float, num_pixels: int, columns: tuple[FloatArray, ...]
 ) -> Scaling:
     """Scales from the training targets.
 
     Args:
-        input_mean, input_std: of the frames in photons.
+        input_mean, input_std: of the stabilized frames.
         num_pixels: pixels of all target frames.
         columns: x, y offsets (px), z (nm), photons of every target, and the background of every frame
             (photons per px; empty where it is not known).

@@ -17,7 +17,7 @@ import torch
 
 from adaloc.config import CameraConfig, Config, DataConfig
 from adaloc.data.sample_folder import find_movie, list_samples, read_background, read_emitters, read_movie
-from adaloc.data.scaling import Scaling, measure_scaling
+from adaloc.data.scaling import Scaling, measure_scaling, stabilize
 from adaloc.data.targets import EmitterRows, choose_targets
 from adaloc.emitters import EmitterTable, FloatArray, IntArray
 from adaloc.errors import DataError
@@ -252,10 +252,11 @@ def measure_training_scaling(samples: Sequence[Sample], config: Config) -> Scali
     columns: list[list[FloatArray]] = [[], [], [], [], []]
     num_pixels, pixel_sum, pixel_square = 0, 0.0, 0.0
     for sample in samples:
-        photons = to_photons(torch.from_numpy(sample.frames_THW.astype(np.float32)), config.simulation.camera).double()
-        pixel_sum += float(photons.sum())
-        pixel_square += float(photons.square().sum())
-        num_pixels += photons.numel()
+        photons = to_photons(torch.from_numpy(sample.frames_THW.astype(np.float32)), config.simulation.camera)
+        stabilized = stabilize(photons).double()
+        pixel_sum += float(stabilized.sum())
+        pixel_square += float(stabilized.square().sum())
+        num_pixels += stabilized.numel()
         table = sample.emitters
         rows = EmitterRows(
             torch.from_numpy(table.frame), *(torch.from_numpy(c) for c in (table.x, table.y, table.z, table.photons))

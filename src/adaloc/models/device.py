@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
+
 import torch
 
 from adaloc.errors import ConfigError
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 def choose_device(name: str) -> torch.device:
@@ -50,3 +55,19 @@ def describe_device(device: torch.device) -> str:
         name = torch.cpu.get_capabilities().get("cpu_name", "")
         return f"cpu ({name + ', ' if name else ''}{torch.get_num_threads()} threads)"
     return device.type
+
+
+def keep_freed_memory() -> None:
+    """Lets the C library keep freed blocks for the next step instead of returning them to the system.
+
+    A step on the CPU frees and takes again some hundred megabytes of activations; with glibc's defaults each block
+    is mapped anew and its pages are cleared by the kernel. Without this a step of the default network takes about
+    a tenth longer (measured with torch 2.13 on 2 cores). Does nothing where there is no glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version"):
+        return
+    library.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+    library.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)

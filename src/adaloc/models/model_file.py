@@ -33,7 +33,7 @@ class Model:
     def predict(self, adu_BTHW: torch.Tensor) -> torch.Tensor:
         """Runs of camera frames (ADU) to network outputs (B, T', 6, H, W); see `LocalizationNetwork.forward`."""
         photons = to_photons(adu_BTHW, self.config.simulation.camera)
-        outputs: torch.Tensor = self.network((photons - self.scaling.input_mean) / self.scaling.input_std)
+        outputs: torch.Tensor = self.network(self.scaling.scale_input(photons))
         return outputs
 
     def to_dict(self) -> dict[str, Any]:

@@ -231,8 +231,9 @@ def promises(run: Run) -> tuple[Promise, ...] | None:
 
 def seconds_per_epoch(wall_s: FloatArray) -> float:
     """Median duration of the last epochs, s; NaN when not known."""
-    durations = np.diff(wall_s[-WINDOW - 1 :]) if len(wall_s) > 1 else wall_s
-    durations = durations[np.isfinite(durations) & (durations > 0)]  # a log put together may go back in time
+    known = wall_s[np.isfinite(wall_s)][-WINDOW - 1 :]
+    durations = np.diff(known) if len(known) > 1 else known
+    durations = durations[durations > 0]  # a log put together may go back in time
     return float(np.median(durations)) if len(durations) else math.nan
 
 

@@ -51,7 +51,7 @@ def build_summary(run: Run) -> dict[str, Any]:
     analysis, epochs = analyse(run), run.epochs
     last_metrics = run.metrics[-1] if run.metrics else {}
     return {
-        "version": run.start.get("version"),
+        "version": _text(run.start.get("version")),
         "status": run.status,
         "seed": _whole(run.start.get("seed")),
         "epochs": len(epochs),
@@ -63,7 +63,7 @@ def build_summary(run: Run) -> dict[str, Any]:
         "val_channels": {name: _finite(_last(values)) for name, values in epochs.val_channels.items()},
         "no_information_loss": _finite(run.no_information_loss),
         "num_parameters": _whole(run.start.get("num_parameters")),
-        "device": run.start.get("device"),
+        "device": _text(run.start.get("device")),
         "lr": {
             "initial": _finite(run.start.get("lr_first")),
             "final": _finite(_last(epochs.lr)),
@@ -105,3 +105,7 @@ def _finite(value: Any) -> float | None:
 def _whole(value: Any) -> int | None:
     as_float = _finite(value)
     return None if as_float is None else int(as_float)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)

@@ -15,7 +15,7 @@ from adaloc.config import Config
 from adaloc.data.scaling import Scaling
 from adaloc.data.targets import encode_targets
 from adaloc.data.windows import Batch, Sample, TrainingWindows, measure_training_scaling, validation_batches
-from adaloc.models.device import choose_device, use_bfloat16
+from adaloc.models.device import choose_device, keep_freed_memory, use_bfloat16
 from adaloc.models.losses import ChannelLoss, LossSums, make_loss
 from adaloc.models.model_file import Model, make_model
 from adaloc.random_streams import Stream, torch_stream
@@ -100,6 +100,8 @@ def setup(
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     device = choose_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     scaling = (
         measure_training_scaling(training, config) if state is None else Scaling.from_dict(state["model"]["scaling"])
     )

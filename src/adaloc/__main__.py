@@ -1,0 +1,5 @@
+"""`python -m adaloc`."""
+
+from adaloc.cli import main
+
+main()
