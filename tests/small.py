@@ -12,7 +12,7 @@ def small_config(folder: Path, **changes: Any) -> Config:
     raw: dict[str, Any] = {
         "data": {
             "root": str(folder / "data"), "simulate_if_missing": True, "batch_size": 2, "image_size": 16,
-            "validation_frames_per_sample": 2,
+            "validation_windows_per_sample": 2,
         },
         "simulation": {
             "num_samples": 6, "num_frames": 8, "image_size_px": 20,

@@ -23,8 +23,9 @@ from adaloc.simulation.psf import make_psf
 from small import small_config, small_data
 
 
-def test_density_is_steady_from_the_first_frame_to_the_last() -> None:
-    config = EmittersConfig(density_per_um2=2.0, on_time_frames=3.0)
+@pytest.mark.parametrize("whole_frames", [False, True])
+def test_density_is_steady_from_the_first_frame_to_the_last(whole_frames: bool) -> None:
+    config = EmittersConfig(density_per_um2=2.0, on_time_frames=3.0, whole_frames=whole_frames)
     per_frame = np.zeros(30)
     for seed in range(40):
         molecules = draw_molecules(config, 30, (64, 64), 40.0, np.random.default_rng(seed))
@@ -33,6 +34,12 @@ def test_density_is_steady_from_the_first_frame_to_the_last() -> None:
     assert per_frame.mean() == pytest.approx(80, rel=0.03)
     assert per_frame[:3].mean() == pytest.approx(80, rel=0.06)
     assert per_frame[-3:].mean() == pytest.approx(80, rel=0.06)
+
+
+def test_with_whole_frames_every_frame_has_all_the_photons() -> None:
+    config = EmittersConfig(on_time_frames=2.0, whole_frames=True, photons_std=0)
+    rows = emissions(draw_molecules(config, 50, (64, 64), 40.0, np.random.default_rng(0)), 50)
+    np.testing.assert_allclose(rows.photons, config.photons_mean)
 
 
 def test_photons_of_a_molecule_add_up_to_its_on_time() -> None:

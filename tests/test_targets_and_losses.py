@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from adaloc.config import Config, TrainingConfig, UnifiedLossConfig
 from adaloc.data.scaling import Scaling
 from adaloc.data.targets import BACKGROUND, EmitterRows, decode_targets, encode_targets
-from adaloc.data.windows import Sample, TrainingWindows, make_batch, measure_training_scaling, validation_batches
+from adaloc.data.windows import Cut, Sample, TrainingWindows, make_batch, measure_training_scaling, validation_batches
 from adaloc.models.losses import ChannelLoss, left_out_channels, make_loss
 from adaloc.simulation.frames import simulate_sample
 from adaloc.simulation.psf import make_psf
@@ -106,7 +106,7 @@ def test_the_best_constant_predictor_scores_the_sum_of_the_weights(density: floa
 
 
 def all_targets(sample: Sample, config: Config) -> torch.Tensor:
-    batch = make_batch([(sample, 0, 0, 0)], len(sample.frames_THW), 40, 1)
+    batch = make_batch([Cut(sample, 0, 0, 0)], len(sample.frames_THW), 40, 1)
     return encode_targets(batch.emitters, batch.background_N, (40, 40), config.data.min_photons)
 
 
@@ -190,7 +190,9 @@ def test_an_unknown_background_and_an_empty_batch_leave_finite_gradients() -> No
 
 
 def test_training_windows_are_a_function_of_the_step_and_visit_every_sample_once_an_epoch(tmp_path: Path) -> None:
-    config = small_config(tmp_path, simulation={"num_frames": 12, "image_size_px": 20})
+    config = small_config(
+        tmp_path, simulation={"num_frames": 12, "image_size_px": 20}, data={"augment_time_reversal": False}
+    )
     samples = simulated(config, 5)
     windows = TrainingWindows(samples, config)
     assert (len(windows), windows.steps_per_epoch) == (5, 3)
@@ -218,7 +220,7 @@ def test_the_emitters_of_a_crop_lie_where_the_crop_shows_them(tmp_path: Path) ->
         tmp_path, simulation={"num_frames": 12, "image_size_px": 30, "emitters": {"density_per_um2": 0.2}}
     )
     sample = simulated(config, 1)[0]
-    batch = make_batch([(sample, 2, 3, 5)], 5, 16, 3)
+    batch = make_batch([Cut(sample, 2, 3, 5)], 5, 16, 3)
     targets = encode_targets(batch.emitters, batch.background_N, (16, 16), 0.0)
     assert targets.shape == (3, 6, 16, 16)
     for t in range(3):
@@ -228,10 +230,30 @@ def test_the_emitters_of_a_crop_lie_where_the_crop_shows_them(tmp_path: Path) ->
         assert set(map(tuple, torch.nonzero(targets[t, 0]).tolist())) == inside
 
 
+@pytest.mark.parametrize("turn", ["mirror_x", "mirror_y", "reverse_time"])
+def test_the_targets_of_a_turned_window_are_the_turned_targets(tmp_path: Path, turn: str) -> None:
+    config = small_config(tmp_path, simulation={"num_frames": 12, "image_size_px": 30})
+    sample = simulated(config, 1)[0]
+    dim = {"mirror_x": 3, "mirror_y": 2, "reverse_time": 0}[turn]
+
+    def frames_and_targets(cut: Cut) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = make_batch([cut], 6, 20, 3)
+        return batch.adu_BTHW[0], encode_targets(batch.emitters, batch.background_N, (20, 20), 0.0)
+
+    plain_frames, plain = frames_and_targets(Cut(sample, 2, 3, 5))
+    turned_frames, turned = frames_and_targets(Cut(sample, 2, 3, 5, **{turn: True}))
+    assert torch.equal(turned_frames, plain_frames.flip(dim - 1 if dim else 0))
+    expected = plain.flip(dim)
+    if dim:
+        expected[:, 1 if turn == "mirror_x" else 2] *= -1
+    torch.testing.assert_close(turned, expected, atol=1e-5, rtol=0)
+    assert plain[:, 0].sum() > 5
+
+
 def test_validation_windows_are_fixed_and_bounded(tmp_path: Path) -> None:
     config = small_config(tmp_path, simulation={"num_frames": 12})
     samples = simulated(config, 4)
     first, again = (validation_batches(samples, config.data) for _ in range(2))
-    assert sum(len(batch.background_N) for batch in first) == 4 * config.data.validation_frames_per_sample
+    assert sum(len(batch.background_N) for batch in first) == 4 * config.data.validation_windows_per_sample
     assert all(len(batch.background_N) <= config.data.batch_size for batch in first)
     assert all(torch.equal(a.adu_BTHW, b.adu_BTHW) for a, b in zip(first, again, strict=True))

@@ -106,8 +106,9 @@ def test_seeds_differ_and_repeat(data: Config, tmp_path: Path) -> None:
 def test_the_second_stages_rate_keeps_its_ratio(data: Config, tmp_path: Path) -> None:
     run = make_run(data, tmp_path, training={"epochs": 1, "lr_first": 1e-3, "lr_second": 2e-4})
     fit(run, Hooks())
-    first, second = (group["lr"] for group in run.optimizer.param_groups)
+    first, second, *others = (group["lr"] for group in run.optimizer.param_groups)
     assert second == pytest.approx(first / 5)
+    assert others == [first, second]
 
 
 def test_metrics_are_asked_for_on_time_and_at_the_end(data: Config, tmp_path: Path) -> None:

@@ -84,6 +84,9 @@ class EmittersConfig(_Section):
 
     density_per_um2: float = Field(0.7, gt=0, lt=100, description="molecules that shine in a frame, however briefly")
     on_time_frames: float = Field(1.0, gt=0, lt=1e5, description="mean of the exponential on-time")
+    whole_frames: bool = Field(
+        False, description="molecules turn on and off between frames only: each frame has all of their photons"
+    )
     photons_mean: float = Field(7000.0, gt=0, lt=1e9, description="photons of a molecule that shines a whole frame")
     photons_std: float = Field(3000.0, ge=0)
     z_min_nm: float = -800.0
@@ -140,7 +143,11 @@ class DataConfig(_Section):
     sample_subset: int | list[str] | None = Field(None, description="first N samples, or their names")
     train_val_split: float = Field(0.8, gt=0, lt=1)
     min_photons: float = Field(250.0, ge=0, description="dimmer emitters in a frame are no targets")
-    validation_frames_per_sample: int = Field(4, ge=1)
+    augment_mirror: bool = Field(
+        False, description="mirror training windows in x and y; right where the mirrored PSF is as likely as the PSF"
+    )
+    augment_time_reversal: bool = Field(True, description="reverse training windows in time; blinking has no arrow")
+    validation_windows_per_sample: int = Field(2, ge=1, description="spread evenly over each movie")
 
 
 class NetworkConfig(_Section):
@@ -225,7 +232,7 @@ class TrainingConfig(_Section):
     """The recipe."""
 
     epochs: int = Field(1000, ge=1)
-    optimizer: Literal["adamw", "adam"] = "adamw"
+    optimizer: Literal["muon", "adamw", "adam"] = "muon"
     lr_first: float = Field(5e-4, gt=0, lt=10, description="learning rate of the first network stage")
     lr_second: float = Field(5e-4, gt=0, lt=10, description="learning rate of the second network stage")
     weight_decay: float = Field(1e-5, ge=0)

@@ -48,6 +48,26 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """A run of frames to cut out of a sample, and how to turn it.
+
+    Attributes:
+        sample: where from.
+        first_frame, top, left: of the run, in frames and px.
+        mirror_x, mirror_y: left becomes right, top becomes bottom.
+        reverse_time: the last frame comes first.
+    """
+
+    sample: Sample
+    first_frame: int
+    top: int
+    left: int
+    mirror_x: bool = False
+    mirror_y: bool = False
+    reverse_time: bool = False
+
+
+@dataclass(frozen=True)
 class Batch:
     """What a training step needs, on the CPU until `to`.
 
@@ -193,50 +213,56 @@ class TrainingWindows:
         place = rng.random((len(self._samples), 3))
         size, length = self._data.image_size, self._data.consecutive_frames
         chosen = order[part * self._data.batch_size : (part + 1) * self._data.batch_size]
-        runs = []
+        # Drawn last, so that switching one on does not move the windows.
+        turned = rng.random((len(self._samples), 3)) < 0.5
+        turned &= np.array([self._data.augment_mirror, self._data.augment_mirror, self._data.augment_time_reversal])
+        cuts = []
         for index in chosen:
             extents = np.array(self._samples[index].frames_THW.shape) - (length, size, size)
             start, top, left = (place[index] * (extents + 1)).astype(int)
-            runs.append((self._samples[index], int(start), int(top), int(left)))
-        return make_batch(runs, length, size, self._data.consecutive_frames)
+            cuts.append(Cut(self._samples[index], int(start), int(top), int(left), *map(bool, turned[index])))
+        return make_batch(cuts, length, size, self._data.consecutive_frames)
 
 
 def validation_batches(samples: Sequence[Sample], data: DataConfig) -> list[Batch]:
-    """The fixed windows of validation: the middle of each sample, at most `batch_size` targets a batch."""
-    context = data.consecutive_frames - 1
-    shortest = min(len(sample.frames_THW) for sample in samples)
-    length = min(data.validation_frames_per_sample + context, shortest)
-    runs = []
+    """The fixed windows of validation: spread evenly over each movie, in its middle; `batch_size` at once.
+
+    Windows next to each other would show the same emitters again and say little more than one of them.
+    """
+    size, length, count = data.image_size, data.consecutive_frames, data.validation_windows_per_sample
+    cuts = []
     for sample in samples:
         num_frames, height, width = sample.frames_THW.shape
-        size = data.image_size
-        runs.append((sample, (num_frames - length) // 2, (height - size) // 2, (width - size) // 2))
-    at_once = max(data.batch_size // (length - context), 1)
+        top, left = (height - size) // 2, (width - size) // 2
+        cuts += [Cut(sample, int((i + 0.5) / count * (num_frames - length + 1)), top, left) for i in range(count)]
     return [
-        make_batch(runs[i : i + at_once], length, data.image_size, data.consecutive_frames)
-        for i in range(0, len(runs), at_once)
+        make_batch(cuts[i : i + data.batch_size], length, size, data.consecutive_frames)
+        for i in range(0, len(cuts), data.batch_size)
     ]
 
 
-def make_batch(
-    runs: Sequence[tuple[Sample, int, int, int]], num_frames: int, size_px: int, consecutive_frames: int
-) -> Batch:
-    """Cuts runs of frames, each (sample, first frame, top, left), and gathers the emitters of their targets."""
+def make_batch(cuts: Sequence[Cut], num_frames: int, size_px: int, consecutive_frames: int) -> Batch:
+    """Cuts runs of `num_frames` frames of `size_px` squared, and gathers the emitters of their targets."""
     margin = consecutive_frames // 2
     num_targets = num_frames - 2 * margin
     frames, window, x, y, z, photons, background = [], [], [], [], [], [], []
-    for index, (sample, start, top, left) in enumerate(runs):
-        cut = sample.frames_THW[start : start + num_frames, top : top + size_px, left : left + size_px]
-        frames.append(torch.from_numpy(cut.astype(np.float32)))
+    for index, cut in enumerate(cuts):
+        sample, start = cut.sample, cut.first_frame
+        rows, columns = slice(cut.top, cut.top + size_px), slice(cut.left, cut.left + size_px)
+        t, v, u = (slice(None, None, -1 if turn else 1) for turn in (cut.reverse_time, cut.mirror_y, cut.mirror_x))
+        adu = sample.frames_THW[start : start + num_frames, rows, columns][t, v, u]
+        frames.append(torch.from_numpy(adu.astype(np.float32)))
         first, last = start + margin, start + margin + num_targets
-        rows = slice(int(sample.first_row_T[first]), int(sample.first_row_T[last]))
+        of_targets = slice(int(sample.first_row_T[first]), int(sample.first_row_T[last]))
         emitters = sample.emitters
-        window.append(emitters.frame[rows] - first + index * num_targets)
-        x.append(emitters.x[rows] - left)
-        y.append(emitters.y[rows] - top)
-        z.append(emitters.z[rows])
-        photons.append(emitters.photons[rows])
-        background.append(sample.background_T[first:last])
+        target = emitters.frame[of_targets] - first
+        window.append(index * num_targets + (num_targets - 1 - target if cut.reverse_time else target))
+        across, down = emitters.x[of_targets] - cut.left, emitters.y[of_targets] - cut.top
+        x.append(size_px - 1 - across if cut.mirror_x else across)
+        y.append(size_px - 1 - down if cut.mirror_y else down)
+        z.append(emitters.z[of_targets])
+        photons.append(emitters.photons[of_targets])
+        background.append(sample.background_T[first:last][t])
 
     def tensor(parts: list[Any]) -> torch.Tensor:
         return torch.from_numpy(np.concatenate(parts).astype(np.float32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,24 +40,31 @@ def draw_molecules(
 ) -> Molecules:
     """Uniform positions, uniform start times, exponential on-times, normal brightness.
 
-    The mean number that shine in a frame, however briefly, is density times area: a molecule of on-time t touches
-    1 + t frames on average.
+    With `whole_frames`, start times are rounded down and on-times up to whole frames.
+    The mean number that shine in a frame, however briefly, is density times area.
     """
     height, width = size_px
-    margin = _MARGIN_LIFETIMES * config.on_time_frames
+    tau = config.on_time_frames
+    # Frames that a molecule touches on average: 1 + t for any start time; whole ones are geometrically distributed.
+    touched = 1 / -math.expm1(-1 / tau) if config.whole_frames else 1 + tau
+    margin = math.ceil(_MARGIN_LIFETIMES * tau)
     duration = num_frames + 2 * margin
-    mean_number = config.density_per_um2 * area_um2 / (1 + config.on_time_frames) * duration
+    mean_number = config.density_per_um2 * area_um2 / touched * duration
     number = int(rng.poisson(mean_number))
     brightness = rng.normal(config.photons_mean, config.photons_std, number)
     while (dark := brightness < 0.01 * config.photons_mean).any():
         brightness[dark] = rng.normal(config.photons_mean, config.photons_std, int(dark.sum()))
+    start = rng.uniform(-margin, num_frames + margin, number)
+    on_time = rng.exponential(tau, number)
+    if config.whole_frames:
+        start, on_time = np.floor(start), np.ceil(on_time)
     return Molecules(
         x=rng.uniform(-0.5, width - 0.5, number),
         y=rng.uniform(-0.5, height - 0.5, number),
         z=rng.uniform(config.z_min_nm, config.z_max_nm, number),
         photons_per_frame=brightness,
-        start_frame=rng.uniform(-margin, num_frames + margin, number),
-        on_time_frames=rng.exponential(config.on_time_frames, number),
+        start_frame=start,
+        on_time_frames=on_time,
     )
 
 

@@ -20,6 +20,7 @@ from adaloc.models.losses import ChannelLoss, LossSums, make_loss
 from adaloc.models.model_file import Model, make_model
 from adaloc.random_streams import Stream, torch_stream
 from adaloc.training.controller import LearningRate
+from adaloc.training.optimizers import Optimizer, make_optimizer
 from adaloc.training.run_log import RunLog
 
 
@@ -44,7 +45,7 @@ class Run:
     bfloat16: bool
     model: Model
     loss: ChannelLoss
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     learning_rate: LearningRate
     windows: TrainingWindows
     validation: list[Batch]
@@ -117,7 +118,7 @@ def setup(
         bfloat16=use_bfloat16(config.precision, device),
         model=model,
         loss=make_loss(config.training, scaling),
-        optimizer=_make_optimizer(config, model),
+        optimizer=make_optimizer(config.training, model.network.first_stage, model.network.second_stage),
         learning_rate=LearningRate(
             config.training.adaptive_lr_config, config.training.lr_first, config.training.epochs
         ),
@@ -151,13 +152,3 @@ def best_model(run: Run) -> Model:
     model.network.load_state_dict(run.best_model)
     model.network.to(run.device).eval()
     return model
-
-
-def _make_optimizer(config: Config, model: Model) -> torch.optim.Optimizer:
-    training, network = config.training, model.network
-    groups = [
-        {"params": list(network.first_stage.parameters()), "lr_ratio": 1.0},
-        {"params": list(network.second_stage.parameters()), "lr_ratio": training.lr_second / training.lr_first},
-    ]
-    kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=training.lr_first, weight_decay=training.weight_decay, betas=(0.9, 0.999), eps=1e-8)

@@ -1,0 +1,64 @@
+"""Muon's laws, and that the parts of an optimizer act and continue as one."""
+
+import pytest
+import torch
+
+from adaloc.config import TrainingConfig
+from adaloc.models.network import LocalizationNetwork, NetworkConfig
+from adaloc.training.optimizers import Muon, make_optimizer, orthogonalize
+
+
+@pytest.mark.parametrize("shape", [(16, 144), (32, 32), (64, 16)])
+def test_orthogonalized_matrices_have_singular_values_near_one_in_the_same_directions(shape: tuple[int, int]) -> None:
+    matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0)) * 10
+    found = orthogonalize(matrices)
+    values = torch.linalg.svdvals(found)
+    assert values.min() > 0.5
+    assert values.max() < 1.3
+    u, _, vt = torch.linalg.svd(matrices, full_matrices=False)
+    cosine = (found * (u @ vt)).sum((1, 2)) / (found.norm(dim=(1, 2)) * (u @ vt).norm(dim=(1, 2)))
+    assert cosine.min() > 0.97
+
+
+def test_a_muon_step_does_not_depend_on_the_scale_of_the_loss() -> None:
+    results = []
+    for scale in (1e-3, 1e3):
+        weight = torch.nn.Parameter(torch.zeros(4, 3, 3, 3))
+        weight.grad = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0)) * scale
+        Muon([{"params": [weight]}], lr=0.01).step()
+        results.append(weight.detach())
+    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw", "adam"])
+def test_every_optimizer_descends_and_continues_exactly(name: str) -> None:
+    def make() -> tuple[LocalizationNetwork, object]:
+        torch.manual_seed(0)
+        network = LocalizationNetwork(NetworkConfig(base_channels=4, depth=1), 3)
+        config = TrainingConfig.model_validate({"optimizer": name, "lr_first": 3e-3, "lr_second": 3e-3})
+        return network, make_optimizer(config, network.first_stage, network.second_stage)
+
+    frames = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+    def step(network: LocalizationNetwork, optimizer: object) -> float:
+        loss = (network(frames) - 1).square().mean()
+        optimizer.zero_grad()  # type: ignore[attr-defined]
+        loss.backward()
+        optimizer.step()  # type: ignore[attr-defined]
+        return float(loss.detach())
+
+    network, optimizer = make()
+    losses = [step(network, optimizer) for _ in range(30)]
+    assert losses[-1] < 0.5 * losses[0]
+    other, continued = make()
+    other.load_state_dict(network.state_dict())
+    continued.load_state_dict(optimizer.state_dict())  # type: ignore[attr-defined]
+    assert [step(network, optimizer) for _ in range(3)] == [step(other, continued) for _ in range(3)]
+
+
+def test_every_parameter_is_in_one_group() -> None:
+    network = LocalizationNetwork(NetworkConfig(base_channels=4, depth=1), 3)
+    groups = make_optimizer(TrainingConfig(), network.first_stage, network.second_stage).param_groups
+    grouped = [parameter for group in groups for parameter in group["params"]]
+    assert len(grouped) == len({id(p) for p in grouped}) == len(list(network.parameters()))
+    assert all("lr_ratio" in group for group in groups)
