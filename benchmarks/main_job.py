@@ -21,6 +21,7 @@ from adaloc.config_file import load_config
 from adaloc.main_job import train
 
 HERE = Path(__file__).parent
+DONE = ("finished", "stopped_early")
 RESULTS = HERE / "results" / "main_job.json"
 
 
@@ -32,8 +33,9 @@ def run_seed(config_path: Path, seed: int, work: Path, console: Console) -> dict
     raw["seed"] = seed
     config = Config.model_validate(raw)
     path = config.output.save_dir / "summary.json"
-    if not path.exists() or json.loads(path.read_text(encoding="utf-8"))["status"] != "finished":
-        train(config, resume="auto", skip_checks=True, console=console)
+    is_done = path.exists() and json.loads(path.read_text(encoding="utf-8"))["status"] in DONE
+    if not is_done and train(config, resume="auto", skip_checks=True, console=console) != 0:
+        raise SystemExit(130)
     summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return summary
 
@@ -61,7 +63,7 @@ def main() -> None:
     results = {
         "command": "python benchmarks/main_job.py --seeds " + " ".join(map(str, arguments.seeds)) + " --work WORK",
         "median": {
-            "val_loss": {key: median("val_loss", key) for key in ("initial", "epoch_50", "epoch_200", "final", "best")},
+            "val_loss": {key: median("val_loss", key) for key in summaries[0]["val_loss"]},
             "metrics": {key: median("metrics", key) for key in summaries[0]["metrics"]},
             "wall_s": median("wall_s"),
         },

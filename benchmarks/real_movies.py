@@ -24,6 +24,7 @@ from adaloc.localize.command import localize_movie
 from adaloc.main_job import train
 
 HERE = Path(__file__).parent
+DONE = ("finished", "stopped_early")
 RESULTS = HERE / "results" / "real_movies.json"
 SOURCES_OWN_COUNT = 395  # localizations in frames 0 to 9 of the sCMOS movie, by its source's own program
 
@@ -35,8 +36,9 @@ def trained_model(name: str, work: Path, console: Console) -> tuple[Path, dict[s
     raw["output"]["save_dir"] = str(work / name)
     config = Config.model_validate(raw)
     summary = config.output.save_dir / "summary.json"
-    if not summary.exists() or json.loads(summary.read_text(encoding="utf-8"))["status"] != "finished":
-        train(config, resume="auto", skip_checks=True, console=console)
+    is_done = summary.exists() and json.loads(summary.read_text(encoding="utf-8"))["status"] in DONE
+    if not is_done and train(config, resume="auto", skip_checks=True, console=console) != 0:
+        raise SystemExit(130)
     return config.output.save_dir / "best_model.pth", json.loads(summary.read_text(encoding="utf-8"))
 
 

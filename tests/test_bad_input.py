@@ -145,8 +145,8 @@ BREAKAGES = {
     no_movie: "holds no TIFF movie",
     no_truth: "has no truth",
     empty_folder: "holds no TIFF movie",
-    colour_movie: "sample_002",
-    other_size: "sample_002",
+    colour_movie: "is in colour",
+    other_size: "12 x 12 px",
 }
 
 
@@ -294,7 +294,7 @@ def test_ctrl_c_while_simulating_keeps_whole_samples_and_goes_on(tmp_path: Path)
         assert len(read_movie(folder / f"{folder.name}.ome.tiff")) == 200
 
 
-def test_ctrl_c_while_training_saves_and_resumes_the_same_curve(healthy: Config, tmp_path: Path) -> None:
+def test_ctrl_c_while_training_saves_and_says_how_to_go_on(healthy: Config, tmp_path: Path) -> None:
     changes = {"output": {"save_dir": str(tmp_path / "run")}, "training": {"epochs": 100_000}}
     path = write_config(small_config(healthy.data.root.parent, **changes), tmp_path / "c.json")
     start = [str(ROOT / "start_adaptive_training.py"), "--skip-checks", "--config", str(path)]

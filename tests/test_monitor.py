@@ -314,7 +314,7 @@ def test_the_summary_has_the_documented_keys(tmp_path: Path) -> None:
         "version", "seed", "epochs", "steps", "wall_s", "val_loss", "no_information_loss", "num_parameters", "device",
         "lr", "metrics", "verdict", "status", "val_channels", "promises",
     }  # fmt: skip
-    assert set(summary["val_loss"]) == {"initial", "epoch_50", "epoch_200", "final", "best"}
+    assert set(summary["val_loss"]) == {"initial", "epoch_50", "epoch_200", "final", "best", "all_frames"}
     assert set(summary["lr"]) >= {"initial", "final", "num_boosts", "num_decays"}
     assert set(summary["metrics"]) == {
         "jaccard", "precision", "recall", "rmse_lateral_nm", "rmse_axial_nm", "efficiency_3d",

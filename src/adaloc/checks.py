@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tifffile
-
 from adaloc.config import Config
-from adaloc.data.generate import is_complete
-from adaloc.data.sample_folder import find_movie, list_samples
+from adaloc.data.generate import holds_other_files, is_complete, read_description
+from adaloc.data.sample_folder import find_movie, list_samples, open_tiff
 from adaloc.errors import AdalocError
 from adaloc.models.device import choose_device, describe_device, use_bfloat16
 
@@ -59,6 +57,11 @@ def check_data(config: Config) -> Check:
     """The training data, with the number of samples and frames."""
     root = config.data.root
     try:
+        if config.data.simulate_if_missing and holds_other_files(root) and read_description(root) is None:
+            remedy = (
+                "Set data.simulate_if_missing to false to train on these files, or name another folder in data.root."
+            )
+            return Check("data", "failed", f"{root} holds files that adaloc did not simulate", remedy)
         if not root.is_dir() or (config.data.simulate_if_missing and not is_complete(root, config)):
             if config.data.simulate_if_missing:
                 simulation = config.simulation
@@ -80,12 +83,8 @@ def check_data(config: Config) -> Check:
 
 
 def _num_frames(path: Path) -> int:
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            shape = tiff.series[0].shape
-    except Exception as error:
-        # tifffile raises many kinds of errors on broken files; each means the same here.
-        raise AdalocError(f"The movie {path} cannot be read: {error}") from None
+    with open_tiff(path) as tiff:
+        shape = tiff.series[0].shape
     return int(shape[0]) if len(shape) > 2 else 1
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ from adaloc.config import Config, PixelSize
 from adaloc.config_file import load_config
 from adaloc.errors import AdalocError, ConfigError
 
+_OUT_OF_MEMORY = re.compile(r"out of memory|can.t allocate|alloc_cpu")
 P = ParamSpec("P")
 Number = TypeVar("Number", int, float)
 
@@ -46,10 +49,22 @@ def guarded(command: Callable[P, int | None]) -> Callable[P, None]:
             errors.print(f"[red]Error:[/red] {_escape(error)}", soft_wrap=True, highlight=False)
             status = error.exit_status
         except KeyboardInterrupt:
-            errors.print("\nInterrupted. What was finished is kept; the same command goes on from there.")
+            errors.print(
+                "\nInterrupted. Finished files are kept. A simulation goes on by itself, a training with --resume auto."
+            )
             status = 130
-        except MemoryError:
-            errors.print("[red]Error:[/red] The memory does not suffice. Lower data.batch_size, or use smaller frames.")
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise
+            named = f"{error.filename}: " if error.filename else ""
+            reason = f"{named}{error.strerror or error}. Check the disk's free space and the permissions."
+            errors.print(f"[red]Error:[/red] {_escape(reason)}", soft_wrap=True, highlight=False)
+            status = 1
+        except (MemoryError, RuntimeError) as error:
+            # torch reports exhausted memory, on the CPU and the GPU, as a RuntimeError of these words.
+            if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(str(error)):
+                raise
+            errors.print("[red]Error:[/red] The memory does not suffice. Lower data.batch_size, or crop the movie.")
             status = 1
         raise typer.Exit(status)
 
@@ -151,7 +166,7 @@ def monitor(
 @guarded
 def localize(
     model: Annotated[Path, typer.Argument(help="Model file (best_model.pth) or training checkpoint.")],
-    movie: Annotated[Path, typer.Argument(help="TIFF movie, any size.")],
+    movie: Annotated[Path, typer.Argument(help="TIFF movie; its frames may be of any size that fits in memory.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="ThunderSTORM .csv or Picasso .hdf5.")],
     render: Annotated[Path | None, typer.Option(help="Also write the super-resolved image, a PNG.")] = None,
     threshold: Annotated[float, typer.Option(help="Least probability of a localization.", min=0.01, max=1)] = 0.5,

@@ -9,14 +9,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 CHANNELS = ("probability", "x", "y", "z", "photons", "background")
 """The six output channels, in this order everywhere."""
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _odd(size: int) -> int:
+    if size % 2 == 0:
+        raise ValueError("must be odd, so that an emitter's pixel is the middle one")
+    return size
+
+
+OddSize = Annotated[int, Field(ge=5, le=129), AfterValidator(_odd)]
 
 
 class PixelSize(_Section):
@@ -48,7 +57,7 @@ class PupilPSFConfig(_Section):
     """Scalar diffraction through a pupil with Zernike aberrations (Noll 1 to 21, orthonormal)."""
 
     type: Literal["pupil"] = "pupil"
-    roi_size_px: int = Field(33, ge=5, le=129, description="odd side of the square that an emitter is drawn in")
+    roi_size_px: OddSize = Field(33, description="odd side of the square that an emitter is drawn in")
     pupil_samples: int = Field(40, ge=16, le=256)
     aplanatic: bool = Field(False, description="amplitude 1/sqrt(cos theta) of a sine-condition objective; else 1")
     astigmatism_nm_rms: float = Field(70.0, description="Noll 6 over the whole field, as from a cylindrical lens")
@@ -64,7 +73,7 @@ class GaussianPSFConfig(_Section):
     """
 
     type: Literal["gaussian"]
-    roi_size_px: int = Field(25, ge=5, le=129)
+    roi_size_px: OddSize = 25
     sigma_x_nm: float = Field(gt=10, lt=5000)
     sigma_y_nm: float = Field(gt=10, lt=5000)
     focus_x_nm: float = Field(0.0, description="z at which the width along x is smallest")
@@ -130,6 +139,17 @@ class SimulationConfig(_Section):
     background: BackgroundConfig = BackgroundConfig()
     camera: CameraConfig = CameraConfig()
 
+    @model_validator(mode="after")
+    def _light_does_not_repeat(self) -> SimulationConfig:
+        if isinstance(self.psf, PupilPSFConfig):
+            period_nm = self.psf.pupil_samples * self.optics.wavelength_nm / (2 * self.optics.numerical_aperture)
+            if self.psf.roi_size_px * max(self.optics.pixel_size_nm.x, self.optics.pixel_size_nm.y) > period_nm:
+                raise ValueError(
+                    f"psf.pupil_samples {self.psf.pupil_samples} is too small for psf.roi_size_px "
+                    f"{self.psf.roi_size_px}: the light would repeat inside of it"
+                )
+        return self
+
 
 class DataConfig(_Section):
     """Which samples the training uses, and how."""
@@ -140,7 +160,9 @@ class DataConfig(_Section):
     num_workers: int = Field(0, ge=0, description="loader processes; 0 is fastest while the data fits in memory")
     image_size: int = Field(40, ge=8, description="px; larger frames are cropped, at random places in training")
     consecutive_frames: Literal[1, 3] = 3
-    sample_subset: int | list[str] | None = Field(None, description="first N samples, or their names")
+    sample_subset: Annotated[int, Field(ge=2)] | list[str] | None = Field(
+        None, description="first N samples, or their names"
+    )
     train_val_split: float = Field(0.8, gt=0, lt=1)
     min_photons: float = Field(250.0, ge=0, description="dimmer emitters in a frame are no targets")
     augment_mirror: bool = Field(
@@ -171,6 +193,8 @@ class UnifiedLossConfig(_Section):
     def _weights(self) -> UnifiedLossConfig:
         if min(self.channel_weights) < 0 or sum(self.channel_weights) == 0:
             raise ValueError("channel_weights must not be negative and not all zero")
+        if self.reduction == "sum" and self.normalization == "raw":
+            raise ValueError('reduction "sum" of the raw loss depends on the batch size; use "mean"')
         return self
 
 
@@ -186,7 +210,7 @@ class SimpleCombinedConfig(_Section):
 
 
 class LossWeights(_Section):
-    """Accepted from older configs; each names the weight of one term of the simple combined loss."""
+    """From older configs: go before the weights of `simple_combined_config`; the unified loss has its own."""
 
     count: float | None = Field(None, ge=0)
     loc: float | None = Field(None, ge=0)

@@ -45,8 +45,10 @@ def load_config(path: Path) -> Config:
             f"The config {path} is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}. "
             "Check for a missing or surplus comma, quote or bracket there."
         ) from None
-    except RecursionError:
-        raise ConfigError(f"The config {path} is nested too deeply to be a config.") from None
+    except (RecursionError, ValueError):
+        raise ConfigError(
+            f"The config {path} is nested too deeply, or holds numbers too long, to be a config."
+        ) from None
     return parse_config(raw, str(path))
 
 
@@ -79,7 +81,9 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _describe(item: Any) -> str:
-    location = [str(part) for part in item["loc"] if part not in ("pupil", "gaussian")]
+    # The PSF's type stands in the location, but is no key; the last part is always one.
+    *parents, last = item["loc"] or ("the config",)
+    location = [str(part) for part in (*(p for p in parents if p not in ("pupil", "gaussian")), last)]
     name = ".".join(location) or "the config"
     if item["type"] == "extra_forbidden":
         known = _fields_of(item["loc"][:-1])

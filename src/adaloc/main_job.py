@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -20,9 +23,9 @@ from adaloc.config_file import dump_config
 from adaloc.data.generate import generate, is_complete
 from adaloc.data.windows import Sample, check_sizes, load_samples, split_samples
 from adaloc.emitters import EmitterTable, concatenate
-from adaloc.errors import AdalocError, CheckpointError
+from adaloc.errors import AdalocError, CheckpointError, ConfigError
 from adaloc.evaluation.metrics import evaluate
-from adaloc.files import write_text
+from adaloc.files import describe_write_failure, write_text
 from adaloc.localize.inference import localize_frames
 from adaloc.models.losses import left_out_channels
 from adaloc.models.model_file import Model
@@ -35,7 +38,7 @@ from adaloc.simulation.camera import to_photons
 from adaloc.training.checkpoint import BEST, LATEST, load_checkpoint
 from adaloc.training.controller import Decision
 from adaloc.training.recording import Score
-from adaloc.training.run import Run, best_model, setup
+from adaloc.training.run import Run, best_model, loss_over_samples, setup
 from adaloc.training.trainer import Hooks, fit
 
 EXAMPLES_FILE = "validation_frames.png"
@@ -58,6 +61,7 @@ def train(config: Config, *, resume: str | None, skip_checks: bool, console: Con
     Raises:
         AdalocError: when something is missing or wrong.
     """
+    _refuse_shared_folder(config)
     if not skip_checks:
         show_checks(check_environment(config), console)
     state = _find_state(config, resume, console)
@@ -68,19 +72,22 @@ def train(config: Config, *, resume: str | None, skip_checks: bool, console: Con
     write_text(config.output.save_dir / "config.json", json.dumps(dump_config(config), indent=2) + "\n")
     run = setup(config, training, validation, state)
     _announce(run, console)
-    with interrupt_flag(console) as interrupted:
+    with interrupt_flag() as interrupted:
         line = ProgressLine(console, "training", config.training.epochs, "epochs", done=run.epoch)
         hooks = Hooks(
             on_epoch=lambda record: line.update(record["epoch"] + 1, _describe_epoch(record)),
             on_decision=lambda *decision: _say_decision(line, *decision),
-            score=lambda model: score_model(model, validation, run.is_over),
+            score=lambda model, final: _score(run, model, validation, final),
             should_stop=lambda: bool(interrupted),
         )
         with line:
             status = fit(run, hooks)
     _show_result(run, validation, console)
     if status == "interrupted":
-        console.print(f"Interrupted; nothing is lost. Go on with: --resume {run.folder / LATEST}", soft_wrap=True)
+        console.print(
+            f"Interrupted; nothing is lost. Go on with the same command and --resume {run.folder / LATEST}",
+            soft_wrap=True,
+        )
         return 130
     return 0
 
@@ -163,7 +170,7 @@ def score_model(model: Model, samples: Sequence[Sample], final: bool) -> Score:
 
 
 @contextmanager
-def interrupt_flag(console: Console) -> Iterator[list[int]]:
+def interrupt_flag() -> Iterator[list[int]]:
     """A list that is empty until Ctrl-C or SIGTERM asks to stop; a second Ctrl-C ends at once."""
     signals: list[int] = []
 
@@ -171,7 +178,8 @@ def interrupt_flag(console: Console) -> Iterator[list[int]]:
         if signals and number == signal.SIGINT:
             raise KeyboardInterrupt
         signals.append(number)
-        console.print("\nStopping after this step and saving... (Ctrl-C again ends at once)")
+        # Not through rich: a handler may run in the middle of another print.
+        os.write(2, b"\nStopping after this step and saving... (Ctrl-C again ends at once)\n")
 
     previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -181,6 +189,21 @@ def interrupt_flag(console: Console) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+def _score(run: Run, model: Model, validation: Sequence[Sample], final: bool) -> Score:
+    score = score_model(model, validation, final)
+    if final:
+        score.metrics["val_loss_all_frames"] = loss_over_samples(run, model, validation)
+    return score
+
+
+def _refuse_shared_folder(config: Config) -> None:
+    """A run folder is set aside as a whole when the next run starts, so nothing else may live in it."""
+    folder = config.output.save_dir.resolve()
+    for path, name in ((Path.cwd(), "the current directory"), (config.data.root.resolve(), "data.root")):
+        if path.is_relative_to(folder):
+            raise ConfigError(f"output.save_dir {folder} is or holds {name}. Give the run a folder of its own.")
+
+
 def _find_state(config: Config, resume: str | None, console: Console) -> dict[str, Any] | None:
     if resume is None:
         return None
@@ -188,7 +211,7 @@ def _find_state(config: Config, resume: str | None, console: Console) -> dict[st
     if resume == "auto" and not path.exists():
         console.print(f"--resume auto: there is no {path} yet; starting a new run.", soft_wrap=True)
         return None
-    if path.absolute().parent != config.output.save_dir.absolute():
+    if path.resolve().parent != config.output.save_dir.resolve():
         raise CheckpointError(
             f"{path} is not in output.save_dir ({config.output.save_dir}). A run goes on in its own folder: use the "
             "config.json beside the checkpoint, or change output.save_dir."
@@ -208,7 +231,10 @@ def _set_aside_old_run(folder: Path, console: Console) -> None:
     if not (folder / "log.jsonl").exists():
         return
     number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.{n}").exists())
-    kept = folder.rename(folder.with_name(f"{folder.name}.{number}"))
+    try:
+        kept = folder.rename(folder.with_name(f"{folder.name}.{number}"))
+    except OSError as error:
+        raise AdalocError(describe_write_failure(folder, error)) from error
     console.print(f"The earlier run in {folder} is kept as {kept}", soft_wrap=True)
 
 
@@ -260,8 +286,6 @@ def _show_result(run: Run, validation: Sequence[Sample], console: Console) -> No
 
 
 def _example(model: Model, sample: Sample, found: EmitterTable, frame: int) -> Example:
-    import torch
-
     photons = to_photons(torch.from_numpy(sample.frames_THW[frame].astype(np.float32)), model.config.simulation.camera)
     truth = sample.emitters.select(
         (sample.emitters.frame == frame) & (sample.emitters.photons >= model.config.data.min_photons)
@@ -270,9 +294,7 @@ def _example(model: Model, sample: Sample, found: EmitterTable, frame: int) -> E
 
 
 def _shift_frames(table: EmitterTable, offset: int) -> EmitterTable:
-    from dataclasses import replace
-
-    return replace(table, frame=table.frame + offset)
+    return dataclasses.replace(table, frame=table.frame + offset)
 
 
 def _mandatory(table: EmitterTable) -> EmitterTable:

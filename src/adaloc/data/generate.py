@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from adaloc import __version__
-from adaloc.config import Config, PupilPSFConfig
+from adaloc.config import Config, PupilPSFConfig, SimulationConfig
 from adaloc.data.sample_folder import list_samples, write_sample
 from adaloc.errors import DataError
 from adaloc.files import write_text
@@ -72,8 +73,11 @@ def generate(config: Config, root: Path, zmap: Path | None = None) -> Iterator[i
     simulation = config.simulation
     description = read_description(root)
     if description is None:
-        if root.is_dir() and any(root.iterdir()):
-            raise DataError(f"{root} holds files but no {DATASET_FILE}. Choose an empty folder for simulated data.")
+        if holds_other_files(root):
+            raise DataError(
+                f"{root} holds files but no {DATASET_FILE}. Choose an empty folder for simulated data, or set "
+                "data.simulate_if_missing to false to train on these files."
+            )
         root.mkdir(parents=True, exist_ok=True)
         field_map = _make_field_map(config, zmap)
         if field_map is not None:
@@ -83,17 +87,23 @@ def generate(config: Config, root: Path, zmap: Path | None = None) -> Iterator[i
         _refuse_other_simulation(root, description, config)
         if zmap is not None and description.get("zmap") != str(zmap):
             raise DataError(f"{root} was begun with the field map {description.get('zmap')}. Choose another folder.")
-        field_map = read_field_map(root / FIELD_MAP_FILE) if (root / FIELD_MAP_FILE).exists() else None
+        field_map = read_field_map(root / FIELD_MAP_FILE) if isinstance(simulation.psf, PupilPSFConfig) else None
+    seed = config.seed if description is None else int(description.get("seed", config.seed))
     psf = make_psf(simulation.psf, simulation.optics)
     missing = [i for i in range(simulation.num_samples) if not (root / sample_name(i)).is_dir()]
     done = simulation.num_samples - len(missing)
     yield done
     with torch.inference_mode():
         for index in missing:
-            sample = simulate_sample(simulation, psf, field_map, seed=config.seed, index=index)
+            sample = simulate_sample(simulation, psf, field_map, seed=seed, index=index)
             write_sample(root / sample_name(index), sample, simulation.optics)
             done += 1
             yield done
+
+
+def holds_other_files(root: Path) -> bool:
+    """Whether a folder holds something that no interrupted start of a simulation leaves behind."""
+    return root.is_dir() and any(p.name != FIELD_MAP_FILE and not p.name.startswith(".") for p in root.iterdir())
 
 
 def sample_name(index: int) -> str:
@@ -125,7 +135,13 @@ def _describe(config: Config, zmap: Path | None) -> dict[str, Any]:
 
 
 def _refuse_other_simulation(root: Path, description: dict[str, Any], config: Config) -> None:
-    here = _flatten(description["simulation"])
+    try:  # keys that are newer than the data have their defaults
+        there = SimulationConfig.model_validate(description["simulation"])
+    except ValidationError as error:
+        raise DataError(
+            f"{root / DATASET_FILE} is broken ({error.error_count()} problems). Delete {root} and simulate again."
+        ) from None
+    here = _flatten(there.model_dump(mode="json"))
     asked = _flatten(config.simulation.model_dump(mode="json"))
     differing = sorted(key for key in here.keys() | asked.keys() if here.get(key) != asked.get(key))
     if differing:

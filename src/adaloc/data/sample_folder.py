@@ -9,8 +9,10 @@ centre of the first pixel and z is in nm. The half pixel is taken off on reading
 
 from __future__ import annotations
 
+import logging
 import shutil
-import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -78,12 +80,10 @@ def read_movie(path: Path) -> npt.NDArray[Any]:
     """
     if not path.is_file():
         raise DataError(f"The movie {path} does not exist.")
-    try:
-        frames = tifffile.imread(path)
-    except (tifffile.TiffFileError, ValueError, OSError, struct.error, IndexError, KeyError, RuntimeError) as error:
-        raise DataError(
-            f"The movie {path} cannot be read; it may be cut off or not a TIFF: {error}. Copy or simulate it again."
-        ) from None
+    with open_tiff(path) as tiff:
+        if "S" in tiff.series[0].axes:
+            raise DataError(f"The movie {path} is in colour; expected grey frames (T, H, W).")
+        frames = tiff.asarray()
     if frames.ndim == 2:
         frames = frames[None]
     if frames.ndim != 3 or frames.shape[0] == 0 or frames.dtype.kind not in "uif":
@@ -95,6 +95,46 @@ def read_movie(path: Path) -> npt.NDArray[Any]:
             "(counted from 0). Export it again, or remove these frames."
         )
     return np.asarray(frames)
+
+
+@contextmanager
+def open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
+    """Opens a TIFF; everything that is wrong with it, also what tifffile only logs, is one kind of error.
+
+    Raises:
+        DataError: when it is no TIFF, cut off, or compressed in a way that cannot be read.
+    """
+    logger, complaints = logging.getLogger("tifffile"), _Complaints()
+    logger.addHandler(complaints)
+    propagate, logger.propagate = logger.propagate, False
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            yield tiff
+        if complaints.messages:
+            raise ValueError(complaints.messages[0])
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        # tifffile raises many kinds of errors on broken files; each means the same here.
+        if "imagecodecs" in str(error):
+            raise DataError(f"The movie {path} is compressed in a way that needs more: save it uncompressed.") from None
+        raise DataError(
+            f"The movie {path} cannot be read; it may be cut off or not a TIFF: {error}. Copy or simulate it again."
+        ) from None
+    finally:
+        logger.propagate = propagate
+        logger.removeHandler(complaints)
+
+
+class _Complaints(logging.Handler):
+    """Collects errors; a TIFF that is cut off is one to tifffile's log, which then reads what is left."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
 
 
 def read_emitters(folder: Path) -> EmitterTable:
@@ -144,11 +184,8 @@ def read_pixel_size(folder: Path) -> PixelSize | None:
 
 def movie_pixel_size(path: Path) -> PixelSize | None:
     """The pixel size in a TIFF's OME metadata, in nm, or None where it has none."""
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            metadata = tiff.ome_metadata
-    except (tifffile.TiffFileError, ValueError, OSError, struct.error) as error:
-        raise DataError(f"The movie {path} cannot be read: {error}.") from None
+    with open_tiff(path) as tiff:
+        metadata = tiff.ome_metadata
     if not metadata:
         return None
     try:
@@ -231,5 +268,5 @@ def _read_datasets(path: Path, dimensions: dict[str, int]) -> dict[str, FloatArr
                     raise DataError(f"{path}: {name} is not a numeric array of {ndim} dimensions.")
                 result[name] = np.asarray(dataset, dtype=np.float64)
             return result
-    except OSError as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise DataError(f"{path} cannot be read as HDF5; it may be cut off: {error}") from None

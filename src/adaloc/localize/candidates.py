@@ -15,7 +15,7 @@ from adaloc.emitters import EmitterTable
 _CERTAIN = 0.6
 """A pixel above this is an emitter of its own, even beside a brighter one."""
 _CANDIDATE = 0.1
-"""Local maxima below this are not looked at: their neighbourhood cannot add up to an emitter."""
+"""Local maxima below this, or below a fifth of the threshold, are not looked at: five of them are no emitter."""
 
 
 def find_localizations(outputs_BKHW: torch.Tensor, first_frame: int, threshold: float = 0.5) -> EmitterTable:
@@ -35,7 +35,8 @@ def find_localizations(outputs_BKHW: torch.Tensor, first_frame: int, threshold: 
     """
     probability = outputs_BKHW[:, PROBABILITY : PROBABILITY + 1]
     highest = F.max_pool2d(probability, 3, stride=1, padding=1)
-    chosen = (((probability == highest) & (probability > _CANDIDATE)) | (probability > _CERTAIN))[:, 0]
+    candidate = min(_CANDIDATE, threshold / 5)
+    chosen = (((probability == highest) & (probability > candidate)) | (probability > _CERTAIN))[:, 0]
     # What a chosen pixel may take from its neighbours: all of a free one, nothing of another chosen one.
     free = probability[:, 0] * ~chosen
     frame, row, column = torch.nonzero(chosen, as_tuple=True)
@@ -52,7 +53,7 @@ def find_localizations(outputs_BKHW: torch.Tensor, first_frame: int, threshold: 
     keep = weight >= threshold
 
     def column_of(values: torch.Tensor) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        return values[keep].double().cpu().numpy()
+        return values[keep].cpu().double().numpy()
 
     return EmitterTable(
         frame=first_frame + frame[keep].cpu().numpy(),

@@ -45,7 +45,6 @@ class ChannelLoss:
         references: loss of each channel's best constant predictor, in the units of `LossSums`.
         scaling: network units.
         raw: no division by the references, targets in their own units.
-        reduction: "mean", or "sum" over terms (in raw mode only; the division cancels it).
     """
 
     weights: tuple[float, ...]
@@ -54,7 +53,6 @@ class ChannelLoss:
     references: tuple[float, ...]
     scaling: Scaling
     raw: bool
-    reduction: str
 
     @property
     def no_information_loss(self) -> float:
@@ -92,8 +90,6 @@ class ChannelLoss:
 
     def channels(self, sums: LossSums) -> torch.Tensor:
         """(K,) loss of each channel, before weighting; 0 where the sums hold no term."""
-        if self.raw and self.reduction == "sum":
-            return sums.total_K
         mean = sums.total_K / sums.count_K.clamp_min(1)
         if self.raw:
             return mean
@@ -122,7 +118,8 @@ def make_loss(config: TrainingConfig, scaling: Scaling) -> ChannelLoss:
         unified = config.unified_loss_config
         weights: Sequence[float] = unified.channel_weights
         absolute = (False,) * len(CHANNELS)
-        pos_weight, raw, reduction = unified.pos_weight, unified.normalization == "raw", unified.reduction
+        # "sum" and "mean" are the same in information units: the division cancels the number of terms.
+        pos_weight, raw = unified.pos_weight, unified.normalization == "raw"
     else:
         simple, override = config.simple_combined_config, config.loss_weights
         count = override.count if override.count is not None else simple.count_weight
@@ -131,7 +128,7 @@ def make_loss(config: TrainingConfig, scaling: Scaling) -> ChannelLoss:
         background = override.background if override.background is not None else simple.bg_weight
         weights = (count, loc / 3, loc / 3, loc / 3, photon, background)
         absolute = (False, True, True, True, True, False)
-        pos_weight, raw, reduction = simple.pos_weight, simple.normalization == "raw", "mean"
+        pos_weight, raw = simple.pos_weight, simple.normalization == "raw"
     return ChannelLoss(
         weights=tuple(w if varies else 0.0 for w, varies in zip(weights, scaling.varies, strict=True)),
         pos_weight=pos_weight,
@@ -139,7 +136,6 @@ def make_loss(config: TrainingConfig, scaling: Scaling) -> ChannelLoss:
         references=_references(scaling, pos_weight, absolute, raw),
         scaling=scaling,
         raw=raw,
-        reduction=reduction,
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from adaloc.config import Config
 from adaloc.config_file import dump_config, parse_config
 from adaloc.data.scaling import Scaling
-from adaloc.errors import CheckpointError
+from adaloc.errors import CheckpointError, ConfigError
 from adaloc.files import atomic_path
 from adaloc.models.network import LocalizationNetwork
 from adaloc.simulation.camera import to_photons
@@ -86,8 +86,8 @@ def model_from_dict(contents: Any, path: Path) -> Model:
     try:
         model = make_model(parse_config(contents["config"], str(path)), Scaling.from_dict(contents["scaling"]))
         model.network.load_state_dict(contents["weights"])
-    except (KeyError, RuntimeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+    except (KeyError, RuntimeError, AttributeError, TypeError, ConfigError) as error:
+        reason = first_line(error)
         raise CheckpointError(f"{path} does not fit together: its weights are of another network ({reason}).") from None
     return model
 
@@ -101,7 +101,7 @@ def save_tensors(path: Path, contents: dict[str, Any]) -> None:
             # torch's own file writer turns a full disk into a RuntimeError; the cause is the OSError.
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
-            raise OSError(f"torch could not write it ({str(error).splitlines()[0]}); is the disk full?") from None
+            raise OSError(f"torch could not write it ({first_line(error)}); is the disk full?") from None
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
@@ -120,7 +120,12 @@ def load_tensors(path: Path) -> dict[str, Any]:
             "execute code."
         ) from None
     except (RuntimeError, EOFError, BadZipFile, OSError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path} cannot be read; it may be cut off: {str(error).splitlines()[0]}") from None
+        raise CheckpointError(f"{path} cannot be read; it may be cut off: {first_line(error)}") from None
     if not isinstance(contents, dict):
         raise CheckpointError(f"{path} is not a file of adaloc.")
     return contents
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in a line; its kind when it says nothing."""
+    return (str(error) or type(error).__name__).splitlines()[0]

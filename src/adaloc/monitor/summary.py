@@ -90,6 +90,7 @@ def _val_loss(run: Run, analysis: Analysis) -> dict[str, float | None]:
         "epoch_200": _finite(loss_after(run, 200)),
         "final": _finite(analysis.last_loss),
         "best": _finite(analysis.best_loss),
+        "all_frames": _finite(run.metrics[-1].get("val_loss_all_frames")) if run.metrics else None,
     }
 
 

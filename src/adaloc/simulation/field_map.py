@@ -123,7 +123,7 @@ def read_field_map(path: Path) -> FieldMap:
             phase = np.asarray(file["z_maps/phase"], dtype=np.float64)
             coords = np.asarray(file["coords"], dtype=np.float64)
             magnitude = np.asarray(file["zernike/coeff_mag"], dtype=np.float64)
-    except OSError as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise DataError(f"The field map {path} cannot be read as HDF5: {error}") from None
     if phase.ndim != 3 or len(phase) != NUM_MODES or coords.shape != (len(magnitude), 2) or len(coords) == 0:
         raise DataError(

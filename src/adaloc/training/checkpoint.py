@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from adaloc.config import Config
+from adaloc.config_file import dump_config
 from adaloc.errors import CheckpointError
 from adaloc.models.model_file import load_tensors, save_tensors
 
@@ -13,6 +14,14 @@ CHECKPOINT_FORMAT = "adaloc-checkpoint"
 FORMAT_VERSION = 1
 LATEST = "latest_checkpoint.pth"
 BEST = "best_model.pth"
+_MUST_AGREE = (
+    "network", "seed", "data.consecutive_frames", "data.batch_size", "data.image_size", "data.sample_subset",
+    "data.train_val_split", "data.min_photons", "data.augment_mirror", "data.augment_time_reversal",
+    "data.validation_windows_per_sample", "simulation.camera", "training.optimizer", "training.lr_first",
+    "training.lr_second", "training.weight_decay", "training.loss_type", "training.loss_weights",
+    "training.unified_loss_config", "training.simple_combined_config",
+)  # fmt: skip
+"""What cannot change within a run: its curve would mean something else before and after."""
 _KEYS = {"model", "optimizer", "learning_rate", "epoch", "step", "best", "progress", "wall_s", "initial_val_loss"}
 
 
@@ -42,17 +51,19 @@ def load_checkpoint(path: Path, config: Config) -> dict[str, Any]:
         )
     if missing := sorted(_KEYS - state.keys()):
         raise CheckpointError(f"{path} lacks {', '.join(missing)}; it is not a whole checkpoint.")
-    there = state["model"].get("config", {})
-    for section, here in (
-        ("network", config.network.model_dump(mode="json")),
-        ("data.consecutive_frames", config.data.consecutive_frames),
-    ):
-        found: Any = there
-        for part in section.split("."):
-            found = found.get(part) if isinstance(found, dict) else None
+    there, asked = state["model"].get("config", {}), dump_config(config)
+    for section in _MUST_AGREE:
+        found, here = _at(there, section), _at(asked, section)
         if found != here:
+            what = "another network" if section == "network" else "another run"
             raise CheckpointError(
-                f"{path} is of another network: {section} is {found} there and {here} in the config. "
+                f"{path} is of {what}: {section} is {found} there and {here} in the config. "
                 "Use the config that it was trained with, or start a new run in another output.save_dir."
             )
     return state
+
+
+def _at(tree: Any, section: str) -> Any:
+    for part in section.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree

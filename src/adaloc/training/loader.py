@@ -35,5 +35,6 @@ def iterate_batches(windows: TrainingWindows, steps: range, num_workers: int) ->
 
 
 def _ignore_interrupt(_: int) -> None:
-    """Ctrl-C reaches the whole process group; the main process decides what it means."""
+    """Ctrl-C and a scheduler's SIGTERM reach the whole process group; the main process decides what they mean."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from adaloc.config import CHANNELS, TrainingConfig
+from adaloc.config import TrainingConfig
 
 _BETAS = (0.9, 0.999)
 _EPS = 1e-8
@@ -126,7 +126,7 @@ class Together:
             part.load_state_dict(part_state)
 
 
-def make_optimizer(config: TrainingConfig, first_stage: nn.Module, second_stage: nn.Module) -> Optimizer:
+def make_optimizer(config: TrainingConfig, first_stage: nn.Module, second_stage: nn.Sequential) -> Optimizer:
     """The optimizer that a config asks for, with a group of parameters for each stage."""
     ratio = config.lr_second / config.lr_first
     stages = [(list(first_stage.parameters()), 1.0), (list(second_stage.parameters()), ratio)]
@@ -135,12 +135,13 @@ def make_optimizer(config: TrainingConfig, first_stage: nn.Module, second_stage:
         kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
         groups = [{"params": parameters, "lr_ratio": r} for parameters, r in stages]
         return kind(groups, lr=rate, betas=_BETAS, eps=_EPS, weight_decay=decay)
-    kernels = [{"params": [p for p in parameters if _is_kernel(p)], "lr_ratio": r} for parameters, r in stages]
-    others = [{"params": [p for p in parameters if not _is_kernel(p)], "lr_ratio": r} for parameters, r in stages]
+    output = second_stage[-1].weight
+
+    def is_kernel(parameter: torch.Tensor) -> bool:
+        """Kernels between hidden layers: not those from the camera's one channel, nor those to the outputs."""
+        return parameter.ndim == 4 and parameter.shape[1] > 1 and parameter is not output
+
+    kernels = [{"params": [p for p in parameters if is_kernel(p)], "lr_ratio": r} for parameters, r in stages]
+    others = [{"params": [p for p in parameters if not is_kernel(p)], "lr_ratio": r} for parameters, r in stages]
     adamw = torch.optim.AdamW(others, lr=rate, betas=_BETAS, eps=_EPS, weight_decay=decay)
     return Together(Muon(kernels, lr=rate, weight_decay=decay), adamw)
-
-
-def _is_kernel(parameter: torch.Tensor) -> bool:
-    """Kernels between hidden layers: not those from the camera's one channel, nor those to the six outputs."""
-    return parameter.ndim == 4 and parameter.shape[1] > 1 and parameter.shape[0] != len(CHANNELS)

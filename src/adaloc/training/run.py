@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +15,16 @@ import torch
 from adaloc.config import Config
 from adaloc.data.scaling import Scaling
 from adaloc.data.targets import encode_targets
-from adaloc.data.windows import Batch, Sample, TrainingWindows, measure_training_scaling, validation_batches
+from adaloc.data.windows import (
+    Batch,
+    Cut,
+    Sample,
+    TrainingWindows,
+    make_batch,
+    measure_training_scaling,
+    validation_batches,
+)
+from adaloc.errors import CheckpointError
 from adaloc.models.device import choose_device, keep_freed_memory, use_bfloat16
 from adaloc.models.losses import ChannelLoss, LossSums, make_loss
 from adaloc.models.model_file import Model, make_model
@@ -22,6 +32,8 @@ from adaloc.random_streams import Stream, torch_stream
 from adaloc.training.controller import LearningRate
 from adaloc.training.optimizers import Optimizer, make_optimizer
 from adaloc.training.run_log import RunLog
+
+_TARGETS_AT_ONCE = 50  # their activations take some hundred megabytes with the default network
 
 
 @dataclass
@@ -92,6 +104,11 @@ class Run:
         best = state["best"]
         self.best_val_loss, self.best_epoch, self.best_model = best["val_loss"], best["epoch"], best["model"]
         self.progress = Progress(**state["progress"])
+        if state["epoch"] != self.epoch:
+            raise CheckpointError(
+                "The checkpoint counts other steps in an epoch: the number of training samples has changed since. "
+                "Put them back, or start a new run."
+            )
 
 
 def setup(
@@ -142,6 +159,24 @@ def batch_errors(run: Run, batch: Batch) -> LossSums:
 
 def _autocast(run: Run) -> AbstractContextManager[Any]:
     return torch.autocast(run.device.type, dtype=torch.bfloat16) if run.bfloat16 else nullcontext()
+
+
+def loss_over_samples(run: Run, model: Model, samples: Sequence[Sample]) -> float:
+    """The loss over all frames of samples: what the few windows of every epoch's validation stand for."""
+    size, context = run.config.data.image_size, run.config.data.consecutive_frames - 1
+    other = dataclasses.replace(run, model=model)
+    total: LossSums | None = None
+    model.network.eval()
+    with torch.inference_mode():
+        for sample in samples:
+            num_frames, height, width = sample.frames_THW.shape
+            for start in range(0, num_frames - context, _TARGETS_AT_ONCE):
+                length = min(_TARGETS_AT_ONCE + context, num_frames - start)
+                cut = Cut(sample, start, (height - size) // 2, (width - size) // 2)
+                sums = batch_errors(other, make_batch([cut], length, size, context + 1).to(run.device))
+                total = sums if total is None else total + sums
+    assert total is not None
+    return float(run.loss.total(total))
 
 
 def best_model(run: Run) -> Model:

@@ -9,7 +9,8 @@ Events (`event` names the kind; all carry `time_s`, seconds since 1970):
 - epoch: epoch (from 0), step, train_loss, val_loss, train_channels, val_channels, lr, lr_second, grad_norm
   (median before clipping), clipped_share, windows_per_s, wait_share, wall_s
 - lr: epoch, kind (warmup_done, boost, decay, plateau, anneal, restart), reason, factor, lr_before, lr_after, evidence
-- metrics: epoch, jaccard, precision, recall, rmse_lateral_nm, rmse_axial_nm, efficiency_3d
+- metrics: epoch, jaccard, precision, recall, rmse_lateral_nm, rmse_axial_nm, efficiency_3d;
+  the last one is of the best model and has val_loss_all_frames
 - end: epoch, status (finished, stopped_early, interrupted), reason
 """
 

@@ -31,13 +31,13 @@ class Hooks:
     Attributes:
         on_epoch: gets each epoch's log record.
         on_decision: gets each adjustment of the learning rate.
-        score: detection metrics of the model, every `metrics_interval_epochs`.
+        score: detection metrics of a model, every `metrics_interval_epochs`, and of the best one at the end (True).
         should_stop: asked after each step; True saves and ends the loop.
     """
 
     on_epoch: Callable[[dict[str, Any]], None] = lambda _: None
     on_decision: Callable[[int, Decision, float, float], None] = lambda *_: None
-    score: Callable[[Model], Score] | None = None
+    score: Callable[[Model, bool], Score] | None = None
     should_stop: Callable[[], bool] = lambda: False
 
 
@@ -170,7 +170,7 @@ def _end_epoch(run: Run, hooks: Hooks, board: SummaryWriter) -> None:
     run.progress = Progress()
     interval = run.config.output.metrics_interval_epochs
     if (epoch + 1) % interval == 0 and hooks.score is not None and not run.is_over:
-        write_score(run, board, hooks.score(run.model), epoch)
+        write_score(run, board, hooks.score(run.model, False), epoch)
         run.model.network.train()
     if (epoch + 1) % run.config.output.checkpoint_interval_epochs == 0 and not run.is_over:
         save(run)
@@ -179,4 +179,4 @@ def _end_epoch(run: Run, hooks: Hooks, board: SummaryWriter) -> None:
 
 def _final_score(run: Run, hooks: Hooks, board: SummaryWriter, status: str) -> None:
     if hooks.score is not None and run.best_model is not None and status != "interrupted":
-        write_score(run, board, hooks.score(best_model(run)), run.epoch - 1)
+        write_score(run, board, hooks.score(best_model(run), True), run.epoch - 1)
