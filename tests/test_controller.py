@@ -107,6 +107,34 @@ def test_every_schedule_warms_up_stays_in_bounds_and_continues_exactly(kind: str
         assert whole.at(120) == pytest.approx(1e-6)
 
 
+def test_growth_boosts_while_the_loss_falls_and_its_last_rate_is_a_ceiling() -> None:
+    config = AdaptiveLRConfig(warmup_epochs=0, growth_epochs=5, growth_limit=100, anneal_fraction=0)
+    rate = LearningRate(config, 1e-3, 1000)
+    decisions = [rate.observe(5 - 0.1 * e if e < 20 else 3.0, e) for e in range(200)]
+    actions = {e: d.action for e, d in enumerate(decisions) if d.action != "none"}
+    # Falls until epoch 19; the mean of epochs 25 to 29 is the first that is not below the one before.
+    assert {e: a for e, a in actions.items() if e < 30} == {
+        4: "boost",
+        9: "boost",
+        14: "boost",
+        19: "boost",
+        24: "boost",
+        29: "decay",
+    }
+    assert rate.at(30) <= 1e-3 * 1.5**4 * (1 + 1e-9)
+    flat = LearningRate(config, 1e-3, 1000)
+    for epoch in range(100):
+        flat.observe(3.0, epoch)
+    assert flat.at(100) <= 1e-3 * 1.5, "a flat loss must not be boosted beyond the rate that failed"
+
+
+def test_growth_stops_at_its_limit() -> None:
+    rate = LearningRate(AdaptiveLRConfig(warmup_epochs=0, growth_limit=4), 1e-3, 1000)
+    for epoch in range(60):
+        rate.observe(5 - 0.05 * epoch, epoch)
+    assert rate.at(60) == pytest.approx(4e-3)
+
+
 def test_decisions_carry_their_reason_and_evidence() -> None:
     manager = AdaptiveLRManager(AdaptiveLRConfig())
     decisions = [manager.observe(4.25, e) for e in range(40)]

@@ -24,6 +24,7 @@ from adaloc.training.schedules import cosine, warm_restarts, warmup_stable_decay
 _RECENT_LOSSES = 10
 _STAGNATIONS_BEFORE_BOOST = 5
 _EPOCHS_BEFORE_DECAY = 30
+_SAME_RATE = 1e-6  # relative difference below which two rates are the same but for rounding
 _PLATEAU_RELATIVE_IMPROVEMENT = 1e-4  # ReduceLROnPlateau's default threshold
 
 
@@ -276,6 +277,8 @@ class LearningRate:
         self._anneals = kind == "adaptive_plateau"
         self._anneal_start = epochs * (1 - config.anneal_fraction)
         self._best, self._best_epoch = math.inf, 0
+        # The rate at which growth ended: it did not help then, and a flat loss is no reason to try it again.
+        self._ceiling = math.inf
 
     def at(self, epoch: float) -> float:
         """The first stage's rate at an epoch, which may be fractional."""
@@ -317,6 +320,7 @@ class LearningRate:
             "manager": self._manager.state_dict(),
             "plateau": self._plateau.state_dict(),
             "growth": self._growth.state_dict(),
+            "ceiling": self._ceiling,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -326,13 +330,20 @@ class LearningRate:
         self._manager.load_state_dict(state["manager"])
         self._plateau.load_state_dict(state["plateau"])
         self._growth.load_state_dict(state["growth"])
+        self._ceiling = float(state["ceiling"])
 
     def _ask(self, loss: float, epoch: int) -> Decision:
         kind = self._config.scheduler_type
         if kind == "adaptive_plateau" and not self._growth.is_over:
-            return self._growth.observe(loss)
+            decision = self._growth.observe(loss)
+            if self._growth.is_over:
+                self._ceiling = self._base * max(decision.factor, 1.0)
+            return decision
         if kind in ("adaptive_plateau", "adaptive_plateau_literal"):
-            return self._manager.observe(loss, epoch)
+            decision = self._manager.observe(loss, epoch)
+            if decision.action == "boost" and self._base * decision.factor > self._ceiling * (1 - _SAME_RATE):
+                return Decision("none", "no boost: growth ended at that rate", 1.0, decision.evidence)
+            return decision
         if kind == "plateau":
             factor = self._plateau.observe(loss)
             if factor < 1:
