@@ -1,6 +1,6 @@
 """The main job with several seeds: does it keep its promises, and how long does it take?
 
-    python benchmarks/main_job.py --seeds 0 1 2 --work /tmp/main_job
+    python benchmarks/main_job.py --seeds 0 1 2 --work WORK
 
 Runs what has not finished yet in --work (13 minutes a seed on 2 cores) and writes benchmarks/results/main_job.json.
 All seeds share the data; the seed decides the weights and the windows.

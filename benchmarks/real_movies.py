@@ -1,6 +1,6 @@
 """Networks for two movies that others made, trained from the stated parameters of their optics and cameras.
 
-    python benchmarks/real_movies.py --data ../shared/data --work /tmp/real_movies
+    python benchmarks/real_movies.py --data ../shared/data --work WORK
 
 Trains what is not trained yet in --work (some minutes each on 2 cores), localizes, scores, renders, and writes
 benchmarks/results/real_movies.json. The truth of the NAIRR-SMLM set is used for scoring alone.
