@@ -64,10 +64,11 @@ def scmos(data: Path, work: Path, console: Console) -> dict[str, Any]:
     movie = work / "scmos_storm.tif"
     tifffile.imwrite(movie, frames.astype(np.uint16))
     table = localize(model, movie, work / "scmos_storm_locs.csv", work, console)
-    first_ten = int((table.frame < 10).sum())
+    first_ten = table.select(table.frame < 10)
     return {
         "training": training_facts(summary),
-        "localizations_in_10_frames": first_ten,
+        "localizations_in_10_frames": len(first_ten),
+        "of_them_brighter_than_photons": {str(n): int((first_ten.photons > n).sum()) for n in (500, 800, 1000)},
         "sources_own_in_10_frames": SOURCES_OWN_COUNT,
         "per_frame": np.bincount(table.frame, minlength=len(frames)).tolist(),
     }
