@@ -273,7 +273,7 @@ class OutputConfig(_Section):
 
     save_dir: Path = Path("outputs/training_results_adaptive")
     checkpoint_interval_epochs: int = Field(10, ge=1)
-    metrics_interval_epochs: int = Field(50, ge=1, description="epochs between detection metrics and example frames")
+    metrics_interval_epochs: int = Field(100, ge=1, description="epochs between detection metrics and example frames")
 
 
 class Config(_Section):
