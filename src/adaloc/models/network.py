@@ -21,7 +21,7 @@ class UNet(nn.Module):
     """U-Net (Ronneberger et al. 2015) whose width doubles at each of `depth` halvings of the resolution.
 
     Two convolutions on the way down and one on the way up, where the skip connection is added instead of
-    concatenated: two thirds of the arithmetic of the original, and the same validation loss after 600 steps.
+    concatenated: two thirds of the time of the original, and a validation loss 1.4 % higher after 600 steps (one seed).
     Height and width must be divisible by 2^depth.
     """
 
