@@ -22,7 +22,7 @@ _MUST_AGREE = (
     "training.unified_loss_config", "training.simple_combined_config",
 )  # fmt: skip
 """What cannot change within a run: its curve would mean something else before and after."""
-_KEYS = {"model", "optimizer", "learning_rate", "epoch", "step", "best", "progress", "wall_s", "initial_val_loss"}
+_KEYS = {"model", "optimizer", "learning_rate", "epoch", "step", "best", "progress", "wall_s"}
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

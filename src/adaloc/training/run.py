@@ -64,7 +64,6 @@ class Run:
     log: RunLog
     step: int = 0
     wall_s: float = 0.0
-    initial_val_loss: float = math.nan
     best_val_loss: float = math.inf
     best_epoch: int = -1
     best_model: dict[str, Any] | None = None
@@ -89,7 +88,6 @@ class Run:
             "epoch": self.epoch,
             "step": self.step,
             "wall_s": self.wall_s,
-            "initial_val_loss": self.initial_val_loss,
             "best": {"val_loss": self.best_val_loss, "epoch": self.best_epoch, "model": self.best_model},
             "progress": vars(self.progress),
         }
@@ -100,7 +98,6 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.learning_rate.load_state_dict(state["learning_rate"])
         self.step, self.wall_s = int(state["step"]), float(state["wall_s"])
-        self.initial_val_loss = float(state["initial_val_loss"])
         best = state["best"]
         self.best_val_loss, self.best_epoch, self.best_model = best["val_loss"], best["epoch"], best["model"]
         self.progress = Progress(**state["progress"])

@@ -53,14 +53,11 @@ def fit(run: Run, hooks: Hooks) -> str:
     steps_per_epoch = run.windows.steps_per_epoch
     last_step = run.config.training.epochs * steps_per_epoch
     batches = iterate_batches(run.windows, range(run.step, last_step), run.config.data.num_workers)
-    status = "finished"
     with SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.epoch if run.step else None) as board:
         if run.step > 0:
             run.log.write("resume", epoch=run.epoch, step=run.step)
         else:
-            initial = validate(run)
-            run.initial_val_loss = float(run.loss.total(initial))
-            write_start(run, board, initial)
+            write_start(run, board, validate(run))
         status = _loop(run, hooks, batches, board)
         save(run)
         _final_score(run, hooks, board, status)
