@@ -36,7 +36,7 @@ from adaloc.monitor.summary import write_summary
 from adaloc.progress import ProgressLine
 from adaloc.simulation.camera import to_photons
 from adaloc.training.checkpoint import BEST, LATEST, load_checkpoint
-from adaloc.training.controller import Decision
+from adaloc.training.decision import Decision
 from adaloc.training.recording import Score
 from adaloc.training.run import Run, best_model, loss_over_samples, setup
 from adaloc.training.trainer import Hooks, fit
