@@ -195,7 +195,8 @@ class AdaptiveLRManager:
         if outcome == "growing":  # the anneal is due
             self._base, self._phase, self._search_rates, self._good = rate, "steady", {}, [START]
             return Decision("found", "nothing hurt the loss so far, and the anneal is due", 1.0, evidence)
-        wanted = rate / (SAFETY if relative_step is not None else _UNMEASURED_SAFETY)
+        margin = SAFETY if relative_step is not None else _UNMEASURED_SAFETY
+        wanted = min(rate / margin, self._search.wanted_rate)
         rates = self._search_rates
         if not rates or min(rates.values()) > wanted * COPY_SPACING:
             return self._search_lower(evidence)

@@ -49,6 +49,7 @@ class RateSearch:
     Attributes:
         rate: of the next step.
         target: the share of the weights that a step shall change.
+        wanted_rate: the first at which a step did so; infinite before.
     """
 
     def __init__(self, start: float, num_steps: int) -> None:
@@ -58,6 +59,7 @@ class RateSearch:
         self._losses: list[float] = []
         self._not_finite = 0
         self._relative_step = math.nan
+        self.wanted_rate = math.inf
         target = _TARGET_SHARE * (_TARGET_STEPS / num_steps) ** _TARGET_POWER
         self.target = min(max(target, _SMALLEST_TARGET), _LARGEST_TARGET)
 
@@ -86,7 +88,10 @@ class RateSearch:
                 # A start that is lower than need be costs no more steps.
                 self._growth = max(self._growth, (SAFETY * self.target / relative_step) ** (1 / self._num_planned))
             self._relative_step = relative_step
-            if relative_step >= SAFETY * self.target:
+            # The rate, not the share, then grows through the margin: large steps enlarge the weights themselves.
+            if relative_step >= self.target:
+                self.wanted_rate = min(self.wanted_rate, self.rate)
+            if self.rate >= SAFETY * self.wanted_rate:
                 return "reached"
         if self.rate >= _LARGEST_RATE:
             return "exhausted"
@@ -102,7 +107,7 @@ class RateSearch:
     def lower_start(self) -> float:
         """Where a search begins again whose start was too high: decades below the rate that is wanted."""
         known = self._relative_step if self._relative_step > 0 else self.target  # also where it is NaN
-        return self.rate * min(self.target / known, 1.0) / math.pow(10, _DECADES)
+        return float(self.rate * min(self.target / known, 1.0) * 10**-_DECADES)
 
     def evidence(self) -> dict[str, float]:
         """The numbers, for the log."""
@@ -120,7 +125,7 @@ class RateSearch:
         """Plain containers."""
         return {
             "rate": self.rate, "growth": self._growth, "losses": list(self._losses), "not_finite": self._not_finite,
-            "relative_step": self._relative_step,
+            "relative_step": self._relative_step, "wanted_rate": self.wanted_rate,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -128,6 +133,7 @@ class RateSearch:
         self.rate, self._growth = float(state["rate"]), float(state["growth"])
         self._losses = [float(loss) for loss in state["losses"]]
         self._not_finite, self._relative_step = int(state["not_finite"]), float(state["relative_step"])
+        self.wanted_rate = float(state["wanted_rate"])
 
     def _is_hurt(self) -> bool:
         if len(self._losses) <= _STEPS_BEFORE_JUDGING:
