@@ -25,3 +25,8 @@ class Finding:
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, as in the run's log."""
         return {"cause": self.cause, "severity": self.severity, "evidence": dict(self.evidence)}
+
+
+def severity_of(stop: bool) -> Severity:
+    """The severity of a finding that stops a training, or does not."""
+    return "stop" if stop else "warn"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from adaloc.config import CameraConfig, PixelSize
-from adaloc.data.finding import Finding
+from adaloc.data.finding import Finding, severity_of
 from adaloc.data.integrity_scores import (
     Alignment,
     Chance,
@@ -160,9 +160,10 @@ def _better_alignment(
 ) -> Finding | None:
     """The alignment that fits clearly better than the one at hand, if there is one."""
     best: tuple[float, Finding] | None = None
+    filtered = {shift: filtered_frames(chosen, shift) for shift in {a.frame_shift for a in ALIGNMENTS}}
     for alignment in ALIGNMENTS[1:]:
         weights = weight_maps(chosen, alignment)
-        spots, exists = filtered_frames(chosen, alignment.frame_shift)
+        spots, exists = filtered[alignment.frame_shift]
         if exists.sum() < 3:
             continue
         score_N = (weights * spots).sum(axis=(1, 2)).astype(np.float64)
@@ -203,7 +204,7 @@ def _decoupled_samples(
         "num_samples": len(bad), "num_judged": judged,
         "samples": ", ".join(bad[:8]) + ("..." if len(bad) > 8 else ""),
     }  # fmt: skip
-    return [Finding("inputs_targets_decoupled", "stop" if len(bad) >= _HALF * judged else "warn", evidence)]
+    return [Finding("inputs_targets_decoupled", severity_of(len(bad) >= _HALF * judged), evidence)]
 
 
 def _other_unit(chosen: Chosen, pixel_size_nm: PixelSize, evidence: dict[str, float | str]) -> Finding | None:
@@ -247,9 +248,7 @@ def _other_unit(chosen: Chosen, pixel_size_nm: PixelSize, evidence: dict[str, fl
     return None
 
 
-def _offset(
-    chosen: Chosen, weights: FloatMaps, spots: FloatMaps, evidence: dict[str, float | str]
-) -> Finding | None:
+def _offset(chosen: Chosen, weights: FloatMaps, spots: FloatMaps, evidence: dict[str, float | str]) -> Finding | None:
     """A constant displacement of the light from the coordinates, with a jackknife error over groups of frames."""
     reach = min(_REACH_PX, min(chosen.crop_hw) // 2 - 1)
     groups = _groups(len(chosen))
@@ -280,7 +279,7 @@ def _offset(
     largest = max(abs(centre[0]), abs(centre[1]))
     if largest < _WARN_OFFSET_PX or distance < _OFFSET_SIGMAS * float(np.hypot(*sigma)) + _WARN_OFFSET_PX / 2:
         return None
-    return Finding("pixel_offset", "stop" if distance >= _STOP_OFFSET_PX else "warn", dict(evidence))
+    return Finding("pixel_offset", severity_of(distance >= _STOP_OFFSET_PX), dict(evidence))
 
 
 def _peak(total: FloatArray, reach: int) -> tuple[float, float] | None:
@@ -308,5 +307,3 @@ def _groups(count: int) -> IntArray | None:
 
 def _frames_of(chosen: Chosen) -> list[tuple[Sample, int]]:
     return [(chosen.samples[i], int(t)) for i, t in zip(chosen.sample_N, chosen.frame_N, strict=True)]
-
-
