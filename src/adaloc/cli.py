@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
@@ -18,12 +18,12 @@ from rich.table import Table
 from adaloc import __version__
 from adaloc.config import Config, PixelSize
 from adaloc.config_file import load_config
+from adaloc.data.integrity_text import Language
 from adaloc.errors import AdalocError, ConfigError
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can.t allocate|alloc_cpu")
 P = ParamSpec("P")
 Number = TypeVar("Number", int, float)
-Language = Literal["en", "zh"]
 
 DEFAULT_CONFIG = Path("training/configs/train_config_adaptive.json")
 
