@@ -2,8 +2,8 @@
 
     python benchmarks/integrity.py --healthy 100 --per-fault 20
 
-About three minutes on one thread. Settings: `varied_simulation` in tests/integrity_faults.py, drawn from the seed; faults
-are also made in the shipped reference and dense settings (8 samples of 20 frames). Writes
+About three minutes on one thread. Settings: `varied_simulation` in tests/integrity_faults.py, drawn from the seed;
+faults are also made in the shipped reference and dense settings (8 samples of 20 frames). Writes
 benchmarks/results/integrity.json. A fault is "found" when its cause is among the findings, "first" when it leads
 them, "undecided" when it is not found and the check itself says that the data are too few.
 """
@@ -25,10 +25,9 @@ from rich.console import Console
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
-from integrity_faults import FAULTS, make_samples, shipped, split, varied_simulation  # noqa: E402
-
 from adaloc.config import SimulationConfig  # noqa: E402
 from adaloc.data.integrity import Integrity, check_samples  # noqa: E402
+from integrity_faults import FAULTS, make_samples, shipped, split, varied_simulation  # noqa: E402
 
 RESULTS = HERE / "results" / "integrity.json"
 

@@ -65,6 +65,8 @@ def varied_simulation(rng: np.random.Generator) -> SimulationConfig:
     photons, background = between(500, 10_000), between(5, 500)
     psf: dict[str, Any] = {"type": "pupil", "roi_size_px": 21}
     kind = rng.integers(3)
+    # The pupil's light would repeat inside of its square with much larger pixels.
+    pixel_nm = between(70, 120) if kind == 0 else between(60, 160)
     if kind == 1:
         psf = {"type": "gaussian", "sigma_x_nm": between(90, 180), "sigma_y_nm": between(90, 180)}
     elif kind == 2:
@@ -79,6 +81,7 @@ def varied_simulation(rng: np.random.Generator) -> SimulationConfig:
             "num_frames": int(rng.integers(8, 41)),
             "image_size_px": int(rng.integers(20, 41)),
             "psf": psf,
+            "optics": {"pixel_size_nm": {"x": pixel_nm, "y": pixel_nm * float(rng.uniform(0.9, 1.1))}},
             "emitters": {
                 "density_per_um2": between(0.05, 3), "on_time_frames": between(0.3, 10),
                 "whole_frames": bool(rng.random() < 0.5), "photons_mean": photons, "photons_std": 0.4 * photons,

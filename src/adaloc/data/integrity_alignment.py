@@ -38,18 +38,21 @@ _FOUND_Z = 5.0
 # like chance (below 4).
 _ENOUGH_Z = 15.0
 _CHANCE_Z = 4.0
+_MIN_FRAMES = 16  # as many pairings give the spread of chance to 18 %; t with 15 degrees of freedom exceeds 5 in 1e-4
 _MIN_EMITTERS = 30  # below it a few lucky overlaps decide
 # One sample among many: 9 expected and below 2.5 found is a deviation of more than 6.
 _SAMPLE_ENOUGH_Z, _SAMPLE_CHANCE_Z, _MIN_SAMPLE_EMITTERS = 9.0, 2.5, 30
 _HALF = 0.5  # of the samples decoupled: no longer a mishap in some of them
 _REACH_PX = 8
 _PEAK_Z = 6.0  # the highest of 289 displacements is above 6 by chance in less than one of 10^6 data sets
+_COUPLED_PEAK_Z = 4.0  # where light at the emitters is certain already; the offset's own error decides below
 # A pixel's centre or its corner as origin differ by 0.5; half of that is the border between the two readings.
 _WARN_OFFSET_PX = 0.25
 _STOP_OFFSET_PX = 1.0  # from here on an emitter's pixel is not the one that its light is in
 _OFFSET_SIGMAS = 4.0
 _CORNER_SHARE = 0.25  # uniform emitters never lie all in a quarter of each side
-_GROUPS = 8
+# Groups of frames for the jackknife: 8 are too few for its error at small data, more than 24 say nothing new.
+_MIN_GROUPS, _MAX_GROUPS, _FRAMES_IN_GROUP = 8, 24, 3
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ class Answer:
 
     Attributes:
         findings: none when all is well.
-        evidence: z_own, z_expected, num_frames, num_emitters, and the offset where it could be measured.
+        evidence: z_own, z_expected, num_frames, num_emitters (different ones), and the offset where it could be
+            measured.
         undecided: why nothing could be said, or empty.
     """
 
@@ -76,6 +80,8 @@ def check_alignment(samples: Sequence[Sample], camera: CameraConfig, pixel_size_
         pixel_size_nm: for coordinates in other units.
     """
     chosen = choose_frames(samples)
+    if len(chosen) < _MIN_FRAMES:
+        return Answer([], {"num_frames": len(chosen)}, "too few frames")
     own = ALIGNMENTS[0]
     weights = weight_maps(chosen, own)
     spots, _ = filtered_frames(chosen, 0)
@@ -83,7 +89,7 @@ def check_alignment(samples: Sequence[Sample], camera: CameraConfig, pixel_size_
     rows = np.arange(len(chosen))
     own_N = (weights * spots).sum(axis=(1, 2)).astype(np.float64)
     z_own = z_score(float(own_N.sum()), chance.totals(rows))
-    num_emitters = int(sum(s.first_row_T[t + 1] - s.first_row_T[t] for s, t in _frames_of(chosen)))
+    num_emitters = sum(_num_molecules(chosen, index) for index in range(len(chosen.samples)))
     ideal = expected_frames(chosen, weight_maps(chosen, own, photons=True), camera)
     ideal_chance = chance_scores(weights, ideal, chosen.sample_N)
     ideal_N = (weights * ideal).sum(axis=(1, 2)).astype(np.float64)
@@ -97,9 +103,9 @@ def check_alignment(samples: Sequence[Sample], camera: CameraConfig, pixel_size_
         return Answer([other], evidence)
     if z_own >= _FOUND_Z:
         findings = _decoupled_samples(chosen, own_N, chance, ideal_N, ideal_chance, z_own / max(z_expected, 1e-9))
-        offset = _offset(chosen, weights, spots, evidence)
+        offset = _offset(chosen, weights, spots, evidence, is_coupled=True)
         return Answer(findings + ([offset] if offset else []), evidence)
-    moved = _other_unit(chosen, pixel_size_nm, evidence) or _offset(chosen, weights, spots, evidence)
+    moved = _other_unit(chosen, pixel_size_nm, evidence) or _offset(chosen, weights, spots, evidence, is_coupled=False)
     if moved is not None:
         return Answer([moved], evidence)
     if num_emitters < _MIN_EMITTERS or z_expected < _ENOUGH_Z:
@@ -164,7 +170,7 @@ def _better_alignment(
     for alignment in ALIGNMENTS[1:]:
         weights = weight_maps(chosen, alignment)
         spots, exists = filtered[alignment.frame_shift]
-        if exists.sum() < 3:
+        if exists.sum() < _MIN_FRAMES:
             continue
         score_N = (weights * spots).sum(axis=(1, 2)).astype(np.float64)
         chance = chance_scores(weights, spots, chosen.sample_N)
@@ -191,7 +197,7 @@ def _decoupled_samples(
     bad, judged = [], 0
     for index, sample in enumerate(chosen.samples):
         rows = np.flatnonzero(chosen.sample_N == index)
-        emitters = sum(int(sample.first_row_T[t + 1] - sample.first_row_T[t]) for t in chosen.frame_N[rows])
+        emitters = _num_molecules(chosen, index)
         expected = z_score(float(ideal_N[rows].sum()), ideal_chance.totals(rows)) * min(quality, 1.0)
         if emitters < _MIN_SAMPLE_EMITTERS or expected < _SAMPLE_ENOUGH_Z:
             continue
@@ -248,11 +254,13 @@ def _other_unit(chosen: Chosen, pixel_size_nm: PixelSize, evidence: dict[str, fl
     return None
 
 
-def _offset(chosen: Chosen, weights: FloatMaps, spots: FloatMaps, evidence: dict[str, float | str]) -> Finding | None:
+def _offset(
+    chosen: Chosen, weights: FloatMaps, spots: FloatMaps, evidence: dict[str, float | str], is_coupled: bool
+) -> Finding | None:
     """A constant displacement of the light from the coordinates, with a jackknife error over groups of frames."""
     reach = min(_REACH_PX, min(chosen.crop_hw) // 2 - 1)
     groups = _groups(len(chosen))
-    if groups is None or reach < 2:
+    if reach < 2:
         return None
     own, chance = correlation_maps(weights, spots, groups, reach)
     difference = own - chance
@@ -260,12 +268,12 @@ def _offset(chosen: Chosen, weights: FloatMaps, spots: FloatMaps, evidence: dict
     noise = difference.std(axis=0, ddof=1) * np.sqrt(len(difference))
     row, column = np.unravel_index(int(np.argmax(total)), total.shape)
     z_peak = float(total[row, column] / noise[row, column]) if noise[row, column] > 0 else 0.0
-    # 8 groups estimate the noise badly; the median over the map does not depend on the one at the peak.
+    # Few groups estimate the noise badly; the median over the map does not depend on the one at the peak.
     z_map = float(total[row, column] / np.median(noise)) if np.median(noise) > 0 else 0.0
-    if min(z_peak, z_map) < _PEAK_Z:
+    if min(z_peak, z_map) < (_COUPLED_PEAK_Z if is_coupled else _PEAK_Z):
         return None
-    centre = _peak(total, reach)
-    left_out = [_peak(total - part, reach) for part in difference]
+    centre = _centre(total)
+    left_out = [_centre(total - part) for part in difference]
     if centre is None or any(peak is None for peak in left_out):
         return None
     jack = np.array([peak for peak in left_out if peak is not None])
@@ -282,28 +290,39 @@ def _offset(chosen: Chosen, weights: FloatMaps, spots: FloatMaps, evidence: dict
     return Finding("pixel_offset", severity_of(distance >= _STOP_OFFSET_PX), dict(evidence))
 
 
-def _peak(total: FloatArray, reach: int) -> tuple[float, float] | None:
-    """Sub-pixel (x, y) of the highest point: a paraboloid through the 3 x 3 around it; None at the border."""
-    row, column = np.unravel_index(int(np.argmax(total)), total.shape)
-    if not (0 < row < len(total) - 1 and 0 < column < len(total) - 1):
+def _centre(total: FloatArray) -> tuple[float, float] | None:
+    """Sub-pixel (x, y) about which a map of displacements is symmetric; None at the border.
+
+    Half the displacement at which the map fits its own point mirror image best. For a simple spot that is its peak;
+    a PSF of two lobes, which has no light in its middle, is symmetric about it all the same.
+    """
+    side = len(total)
+    reach = side // 2
+    spectrum = np.fft.rfft2(total, s=(2 * side - 1, 2 * side - 1))
+    mirrored = np.fft.irfft2(spectrum**2, s=(2 * side - 1, 2 * side - 1))
+    row, column = np.unravel_index(int(np.argmax(mirrored)), mirrored.shape)
+    if not (0 < row < 2 * side - 2 and 0 < column < 2 * side - 2):
         return None
-    patch = total[row - 1 : row + 2, column - 1 : column + 2]
-    across, down = patch.sum(axis=0), patch.sum(axis=1)
+    patch = mirrored[row - 1 : row + 2, column - 1 : column + 2]
 
     def vertex(values: FloatArray) -> float:
         curvature = float(values[0] - 2 * values[1] + values[2])
-        shift = 0.5 * float(values[0] - values[2]) / curvature if curvature < 0 else 0.0
-        return float(np.clip(shift, -1, 1))
+        return 0.5 * float(values[0] - values[2]) / curvature if curvature < 0 else 0.0
 
-    return float(column) - reach + vertex(across), float(row) - reach + vertex(down)
-
-
-def _groups(count: int) -> IntArray | None:
-    """Contiguous groups of frames; None for too few frames."""
-    if count < 2 * _GROUPS:
-        return None
-    return np.arange(count) * _GROUPS // count
+    x = float(column) + vertex(patch[1])
+    y = float(row) + vertex(patch[:, 1])
+    return x / 2 - reach, y / 2 - reach
 
 
-def _frames_of(chosen: Chosen) -> list[tuple[Sample, int]]:
-    return [(chosen.samples[i], int(t)) for i, t in zip(chosen.sample_N, chosen.frame_N, strict=True)]
+def _groups(count: int) -> IntArray:
+    """Contiguous groups of frames."""
+    number = int(np.clip(count // _FRAMES_IN_GROUP, _MIN_GROUPS, _MAX_GROUPS))
+    return np.arange(count) * number // count
+
+
+def _num_molecules(chosen: Chosen, index: int) -> int:
+    """Different emitters in the chosen frames of a sample: one that shines in ten frames is no tenfold evidence."""
+    table, first = chosen.samples[index].emitters, chosen.samples[index].first_row_T
+    frames = chosen.frame_N[chosen.sample_N == index]
+    rows = np.concatenate([np.arange(first[t], first[t + 1]) for t in frames])
+    return len(np.unique(np.stack([table.x[rows], table.y[rows]]), axis=1).T)

@@ -26,6 +26,7 @@ Coordinates = tuple[FloatArray, FloatArray]
 
 _MAX_PIXELS = 1_600_000  # of all chosen frames: some 1000 frames of 40 x 40 px hold 11,000 emitters; about 2 s
 _MAX_FRAMES = 1000
+_FRAMES_OF_A_SAMPLE = 3  # at least; of very many samples only some are looked at
 _MAX_SIDE_PX = 96  # more of a large field says nothing new
 _SPOT_SIGMA_PX = 1.2  # of the matched filter: a diffraction-limited spot at 100 nm px
 _BACKGROUND_SIGMA_PX = 4.0  # what is smoother than this is background
@@ -72,6 +73,7 @@ class Chosen:
 
 def choose_frames(samples: Sequence[Sample]) -> Chosen:
     """Spreads the frames that are looked at evenly over all samples; the same ones every time."""
+    samples = samples[:: -(-len(samples) * _FRAMES_OF_A_SAMPLE // _MAX_FRAMES)]
     height = min(_MAX_SIDE_PX, *(s.frames_THW.shape[1] for s in samples))
     width = min(_MAX_SIDE_PX, *(s.frames_THW.shape[2] for s in samples))
     total = sum(len(s.frames_THW) for s in samples)
@@ -79,7 +81,7 @@ def choose_frames(samples: Sequence[Sample]) -> Chosen:
     sample_parts, frame_parts = [], []
     for index, sample in enumerate(samples):
         length = len(sample.frames_THW)
-        count = max(round(share * length), min(length, 3))
+        count = max(round(share * length), min(length, _FRAMES_OF_A_SAMPLE))
         frames = np.unique(((np.arange(count) + 0.5) / count * length).astype(np.int64))
         sample_parts.append(np.full(len(frames), index))
         frame_parts.append(frames)
@@ -229,6 +231,7 @@ def correlation_maps(
     spots = np.fft.rfft2(spots_NHW, s=shape)
     weights = np.conj(np.fft.rfft2(weights_NHW, s=shape))
     by_group = [np.flatnonzero(groups_N == g) for g in range(num_groups)]
+    all_spots = spots.sum(axis=0)
     take = np.arange(-reach_px, reach_px + 1)
     # Less of the field overlaps at larger displacements; without this the border would pull the peak inwards.
     overlap = np.outer(1 - np.abs(take) / height, 1 - np.abs(take) / width)
@@ -237,12 +240,11 @@ def correlation_maps(
         plane = np.fft.irfft2(spectrum, s=shape)
         return np.asarray(plane[np.ix_(take % shape[0], take % shape[1])] / overlap)
 
-    for g, rows in enumerate(by_group):
-        other = by_group[(g + 1) % num_groups]
+    for rows in by_group:
         own.append(cut((weights[rows] * spots[rows]).sum(axis=0)))
-        # The sum over all pairs of a row and a frame of the next group.
-        pairs = weights[rows].sum(axis=0) * spots[other].sum(axis=0) / max(len(other), 1)
-        chance.append(cut(pairs))
+        # The sum over all pairs of a row of this group and a frame of another.
+        others = (all_spots - spots[rows].sum(axis=0)) / (len(spots) - len(rows))
+        chance.append(cut(weights[rows].sum(axis=0) * others))
     return np.stack(own), np.stack(chance)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -28,7 +29,8 @@ _BEYOND_SIMULATION = 5.0  # the config's z range may differ from the data's, but
 # 0.5 are healthy; nothing adds light in proportion to the photons, so the upper limit is nearer.
 _PHOTONS_WARN = (0.4, 1.5)
 _PHOTONS_STOP = (0.1, 10.0)  # no loss in the optics and no quantum efficiency explains a factor of ten
-_SLOPE_SIGMAS = 5.0
+_SLOPE_SIGMAS = 4.0  # for light to follow photons at all
+_RATIO_SIGMAS = 3.0  # healthy ratios lie well inside of the limits already
 _MIN_DIFFERENCES = 20
 _BACKGROUND_FACTOR = 2.0
 _NEGATIVE_SHARE = 0.25  # of the pixels clearly below zero photons: the baseline cannot be right
@@ -67,7 +69,7 @@ def check_dead_frames(samples: Sequence[Sample]) -> Finding | None:
         constant += int((frames.max(axis=(1, 2)) == frames.min(axis=(1, 2))).sum())
         if frames.dtype.kind == "f":
             not_finite += int((~np.isfinite(frames)).any(axis=(1, 2)).sum())
-        repeated += int((frames[1:] == frames[:-1]).all(axis=(1, 2)).sum())
+        repeated += sum(np.array_equal(before, frame) for before, frame in pairwise(frames))
     bad = max(constant, repeated, not_finite)
     if bad == 0:
         return None
@@ -209,7 +211,7 @@ def check_light(light: Light, samples: Sequence[Sample], camera: CameraConfig) -
     # Frames that do not follow their emitters at all are decoupled, which another check says; here light must rise.
     if light.slope_sigma <= 0 or light.slope < _SLOPE_SIGMAS * light.slope_sigma:
         return findings
-    margin = _SLOPE_SIGMAS * light.slope_sigma
+    margin = _RATIO_SIGMAS * light.slope_sigma
 
     def outside(limits: tuple[float, float]) -> bool:
         return light.slope + margin < limits[0] or light.slope - margin > limits[1]
