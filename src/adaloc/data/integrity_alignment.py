@@ -105,9 +105,13 @@ def check_alignment(samples: Sequence[Sample], camera: CameraConfig, pixel_size_
         findings = _decoupled_samples(chosen, own_N, chance, ideal_N, ideal_chance, z_own / max(z_expected, 1e-9))
         offset = _offset(chosen, weights, spots, evidence, is_coupled=True)
         return Answer(findings + ([offset] if offset else []), evidence)
-    moved = _other_unit(chosen, pixel_size_nm, evidence) or _offset(chosen, weights, spots, evidence, is_coupled=False)
-    if moved is not None:
-        return Answer([moved], evidence)
+    unit = _other_unit(chosen, pixel_size_nm, evidence)
+    if unit is not None:
+        return Answer([unit], evidence)
+    offset = _offset(chosen, weights, spots, evidence, is_coupled=False)
+    if offset is not None or "offset_x_px" in evidence:
+        # Light around the emitters, only not at them: an offset, or a PSF that has no light in its middle.
+        return Answer([offset] if offset else [], evidence)
     if num_emitters < _MIN_EMITTERS or z_expected < _ENOUGH_Z:
         return Answer([], evidence, "too little light in the frames that were looked at")
     if z_own < _CHANCE_Z:

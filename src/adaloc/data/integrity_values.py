@@ -46,9 +46,12 @@ def check_values(
         Findings, and what was measured where that is of interest without one.
     """
     samples = [*training, *validation]
+    dead = check_dead_frames(samples)
+    if dead is not None and dead.severity == "stop":
+        return [dead, *check_duplicates(training, validation)], {}  # there is no light to measure
     light = measure_light(samples, simulation.camera)
     findings = [
-        check_dead_frames(samples),
+        dead,
         check_saturation(samples),
         *check_duplicates(training, validation),
         check_z(samples, max(abs(simulation.emitters.z_min_nm), abs(simulation.emitters.z_max_nm))),
