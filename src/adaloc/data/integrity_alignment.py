@@ -25,6 +25,7 @@ from adaloc.data.integrity_scores import (
     correlation_maps,
     expected_frames,
     filtered_frames,
+    source_frames,
     weight_maps,
     z_score,
 )
@@ -34,6 +35,7 @@ from adaloc.emitters import FloatArray, IntArray
 # 5 standard deviations: about 20 alignments are tried on a data set, and a user should not see a false alarm in
 # 100,000 data sets even if the scores' tails are somewhat heavier than normal.
 _FOUND_Z = 5.0
+_GAIN_Z = 4.0  # over the alignment at hand: when that one is right, the expected gain is far below 0
 # An expected score of 15 leaves room for a PSF four times worse than the expected spot before a true match looks
 # like chance (below 4).
 _ENOUGH_Z = 15.0
@@ -45,6 +47,7 @@ _SAMPLE_ENOUGH_Z, _SAMPLE_CHANCE_Z, _MIN_SAMPLE_EMITTERS = 9.0, 2.5, 30
 _HALF = 0.5  # of the samples decoupled: no longer a mishap in some of them
 _REACH_PX = 8
 _PEAK_Z = 6.0  # the highest of 289 displacements is above 6 by chance in less than one of 10^6 data sets
+_NO_PEAK_Z = 5.0  # between the two, light may lie beside the emitters: nothing is claimed
 _COUPLED_PEAK_Z = 4.0  # where light at the emitters is certain already; the offset's own error decides below
 # A pixel's centre or its corner as origin differ by 0.5; half of that is the border between the two readings.
 _WARN_OFFSET_PX = 0.25
@@ -84,7 +87,7 @@ def check_alignment(samples: Sequence[Sample], camera: CameraConfig, pixel_size_
         return Answer([], {"num_frames": len(chosen)}, "too few frames")
     own = ALIGNMENTS[0]
     weights = weight_maps(chosen, own)
-    spots, _ = filtered_frames(chosen, 0)
+    spots = filtered_frames(chosen)
     chance = chance_scores(weights, spots, chosen.sample_N)
     rows = np.arange(len(chosen))
     own_N = (weights * spots).sum(axis=(1, 2)).astype(np.float64)
@@ -98,7 +101,7 @@ def check_alignment(samples: Sequence[Sample], camera: CameraConfig, pixel_size_
         "z_own": round(z_own, 2), "z_expected": round(z_expected, 2),
         "num_frames": len(chosen), "num_emitters": num_emitters,
     }  # fmt: skip
-    other = _better_alignment(chosen, own_N - chance.mean_per_row(), z_own, evidence)
+    other = _better_alignment(chosen, spots, own_N - chance.mean_per_row(), evidence)
     if other is not None:
         return Answer([other], evidence)
     if z_own >= _FOUND_Z:
@@ -114,7 +117,7 @@ def check_alignment(samples: Sequence[Sample], camera: CameraConfig, pixel_size_
         return Answer([offset] if offset else [], evidence)
     if num_emitters < _MIN_EMITTERS or z_expected < _ENOUGH_Z:
         return Answer([], evidence, "too little light in the frames that were looked at")
-    if z_own < _CHANCE_Z:
+    if z_own < _CHANCE_Z and float(evidence.get("z_peak", 0.0)) < _NO_PEAK_Z:
         return Answer([Finding("inputs_targets_decoupled", "stop", dict(evidence))], evidence)
     return Answer([], evidence, "the light at the emitters is only just above chance")
 
@@ -166,14 +169,13 @@ ALIGNMENTS = (
 
 
 def _better_alignment(
-    chosen: Chosen, own_excess_N: FloatArray, z_own: float, evidence: dict[str, float | str]
+    chosen: Chosen, spots: FloatMaps, own_excess_N: FloatArray, evidence: dict[str, float | str]
 ) -> Finding | None:
     """The alignment that fits clearly better than the one at hand, if there is one."""
     best: tuple[float, Finding] | None = None
-    filtered = {shift: filtered_frames(chosen, shift) for shift in {a.frame_shift for a in ALIGNMENTS}}
     for alignment in ALIGNMENTS[1:]:
         weights = weight_maps(chosen, alignment)
-        spots, exists = filtered[alignment.frame_shift]
+        _, exists = source_frames(chosen, alignment.frame_shift)
         if exists.sum() < _MIN_FRAMES:
             continue
         score_N = (weights * spots).sum(axis=(1, 2)).astype(np.float64)
@@ -182,11 +184,11 @@ def _better_alignment(
         z_other = z_score(float(score_N[rows].sum()), chance.totals(rows))
         if z_other < _FOUND_Z:
             continue
-        # Frame by frame against the one at hand: emitters that live long fit the neighbouring frames as well.
+        # Frame by frame against the one at hand: emitters that shine in both frames drop out of the difference.
         gain_N = (score_N - chance.mean_per_row() - own_excess_N)[rows]
         spread = gain_N.std(ddof=1) / np.sqrt(len(rows))
         z_gain = float(gain_N.mean() / spread) if spread > 0 else 0.0
-        if z_gain >= _FOUND_Z and (best is None or z_other > best[0]):
+        if z_gain >= _GAIN_Z and (best is None or z_other > best[0]):
             found = {**evidence, "alignment": alignment.name, "z_other": round(z_other, 2), "z_gain": round(z_gain, 2)}
             if alignment.frame_shift:
                 found["frame_shift"] = alignment.frame_shift
@@ -234,7 +236,7 @@ def _other_unit(chosen: Chosen, pixel_size_nm: PixelSize, evidence: dict[str, fl
         "micrometres": scaled(1000 / sizes[0], 1000 / sizes[1]),
         "shares of the field": scaled(1, 1, relative=True),
     }
-    spots, _ = filtered_frames(chosen, 0)
+    spots = filtered_frames(chosen)
     rows = np.arange(len(chosen))
     for unit, alignment in units.items():
         weights = weight_maps(chosen, alignment)
@@ -263,7 +265,7 @@ def _offset(
 ) -> Finding | None:
     """A constant displacement of the light from the coordinates, with a jackknife error over groups of frames."""
     reach = min(_REACH_PX, min(chosen.crop_hw) // 2 - 1)
-    groups = _groups(len(chosen))
+    groups = _groups(chosen)
     if reach < 2:
         return None
     own, chance = correlation_maps(weights, spots, groups, reach)
@@ -274,6 +276,7 @@ def _offset(
     z_peak = float(total[row, column] / noise[row, column]) if noise[row, column] > 0 else 0.0
     # Few groups estimate the noise badly; the median over the map does not depend on the one at the peak.
     z_map = float(total[row, column] / np.median(noise)) if np.median(noise) > 0 else 0.0
+    evidence["z_peak"] = round(min(z_peak, z_map), 2)
     if min(z_peak, z_map) < (_COUPLED_PEAK_Z if is_coupled else _PEAK_Z):
         return None
     centre = _centre(total)
@@ -318,10 +321,16 @@ def _centre(total: FloatArray) -> tuple[float, float] | None:
     return x / 2 - reach, y / 2 - reach
 
 
-def _groups(count: int) -> IntArray:
-    """Contiguous groups of frames."""
-    number = int(np.clip(count // _FRAMES_IN_GROUP, _MIN_GROUPS, _MAX_GROUPS))
-    return np.arange(count) * number // count
+def _groups(chosen: Chosen) -> IntArray:
+    """Contiguous groups of frames, longer than molecules live, so that hardly one of them is in two groups."""
+    molecules = sum(_num_molecules(chosen, index) for index in range(len(chosen.samples)))
+    rows = sum(
+        int(chosen.samples[i].first_row_T[t + 1] - chosen.samples[i].first_row_T[t])
+        for i, t in zip(chosen.sample_N, chosen.frame_N, strict=True)
+    )
+    length = max(_FRAMES_IN_GROUP, 2 * rows / max(molecules, 1))
+    number = int(np.clip(len(chosen) / length, _MIN_GROUPS, _MAX_GROUPS))
+    return np.arange(len(chosen)) * number // len(chosen)
 
 
 def _num_molecules(chosen: Chosen, index: int) -> int:

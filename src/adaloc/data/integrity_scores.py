@@ -42,7 +42,7 @@ class Alignment:
         name: for messages.
         cause: what is wrong when this alignment fits; empty for the one that is right.
         move: (x, y, width, height) to (x, y), all in px.
-        frame_shift: the emitters of frame t are laid over frame t + frame_shift.
+        frame_shift: the emitters of frame t - frame_shift are laid over frame t.
     """
 
     name: str
@@ -88,22 +88,22 @@ def choose_frames(samples: Sequence[Sample]) -> Chosen:
     return Chosen(samples, np.concatenate(sample_parts), np.concatenate(frame_parts), (height, width))
 
 
-def filtered_frames(chosen: Chosen, shift: int) -> tuple[FloatMaps, npt.NDArray[np.bool_]]:
-    """The chosen frames moved by `shift`, filtered; and which of them exist.
-
-    Returns:
-        (N, h, w) filtered frames, 0 where there is none; (N,) whether there is one.
-    """
+def filtered_frames(chosen: Chosen) -> FloatMaps:
+    """(N, h, w) chosen frames, filtered."""
     height, width = chosen.crop_hw
     raw = np.zeros((len(chosen), height, width), np.float32)
-    exists = np.zeros(len(chosen), bool)
     for row, (index, frame) in enumerate(zip(chosen.sample_N, chosen.frame_N, strict=True)):
         frames_THW = chosen.samples[index].frames_THW
-        if 0 <= frame + shift < len(frames_THW):
-            top, left = _corner(frames_THW.shape, chosen.crop_hw)
-            raw[row] = frames_THW[frame + shift, top : top + height, left : left + width]
-            exists[row] = True
-    return spot_filter(raw), exists
+        top, left = _corner(frames_THW.shape, chosen.crop_hw)
+        raw[row] = frames_THW[frame, top : top + height, left : left + width]
+    return spot_filter(raw)
+
+
+def source_frames(chosen: Chosen, frame_shift: int) -> tuple[IntArray, npt.NDArray[np.bool_]]:
+    """(N,) frame whose emitters are laid over each chosen frame, and (N,) whether the movie has it."""
+    source = chosen.frame_N - frame_shift
+    length = np.array([len(sample.frames_THW) for sample in chosen.samples])[chosen.sample_N]
+    return source, (source >= 0) & (source < length)
 
 
 def spot_filter(frames_NHW: FloatMaps) -> FloatMaps:
@@ -125,6 +125,7 @@ def spot_filter(frames_NHW: FloatMaps) -> FloatMaps:
 def weight_maps(chosen: Chosen, alignment: Alignment, photons: bool = False) -> FloatMaps:
     """Emitters of the chosen frames as maps of weights, split between the four nearest pixels.
 
+    A frame whose shift leaves the movie has none.
     A weight is photons / (photons + median photons), so dim emitters count less and bright ones never more than 1,
     in any unit of photons. With `photons`, it is the photons themselves.
 
@@ -134,8 +135,9 @@ def weight_maps(chosen: Chosen, alignment: Alignment, photons: bool = False) -> 
     height, width = chosen.crop_hw
     median = float(np.median(np.concatenate([s.emitters.photons for s in chosen.samples])))
     rows, xs, ys, weights = [], [], [], []
-    for row, (index, frame) in enumerate(zip(chosen.sample_N, chosen.frame_N, strict=True)):
-        sample = chosen.samples[index]
+    source, exists = source_frames(chosen, alignment.frame_shift)
+    for row in np.flatnonzero(exists):
+        sample, frame = chosen.samples[chosen.sample_N[row]], source[row]
         table: EmitterTable = sample.emitters
         near = slice(int(sample.first_row_T[frame]), int(sample.first_row_T[frame + 1]))
         _, full_height, full_width = sample.frames_THW.shape
@@ -146,7 +148,10 @@ def weight_maps(chosen: Chosen, alignment: Alignment, photons: bool = False) -> 
         xs.append(x - left)
         ys.append(y - top)
         weights.append(value if photons else value / np.maximum(value + median, 1e-30))
-    return _splat(len(chosen), height, width, *(np.concatenate(part) for part in (rows, xs, ys, weights)))
+    if not rows:
+        return np.zeros((len(chosen), height, width), np.float32)
+    x, y, weight = (np.concatenate(part) for part in (xs, ys, weights))
+    return _splat(len(chosen), height, width, np.concatenate(rows), x, y, weight)
 
 
 def expected_frames(chosen: Chosen, photons_NHW: FloatMaps, camera: CameraConfig) -> FloatMaps:

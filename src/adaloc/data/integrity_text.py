@@ -132,6 +132,7 @@ _LABELS: dict[str, Pair] = {
     "z_expected": ("expected", "预期"),
     "z_other": ("with this correction", "更正之后"),
     "z_gain": ("gain of the correction", "更正带来的提升"),
+    "z_peak": ("light anywhere near them, likewise", "其附近最强处"),
     "num_frames": ("frames", "帧数"),
     "num_emitters": ("emitters", "发射体数"),
     "alignment": ("fits when", "吻合方式"),
