@@ -93,8 +93,10 @@ def _show(integrity: Integrity, console: Console, language: Language) -> None:
             soft_wrap=True,
         )
     elif not integrity.findings:
+        # A PSF without light in its middle shows around the emitters, not at them.
+        strength = max(float(facts["z_own"]), float(facts.get("z_peak", 0.0)))
         console.print(
-            f"Data: frames and emitters belong together: light at the emitters is {facts['z_own']:.4g} standard "
+            f"Data: frames and emitters belong together: light at the emitters is {strength:.4g} standard "
             f"deviations above chance ({facts['num_emitters']} emitters in {facts['num_frames']} frames looked at).",
             soft_wrap=True,
         )
