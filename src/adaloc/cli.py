@@ -18,6 +18,7 @@ from rich.table import Table
 from adaloc import __version__
 from adaloc.config import Config, PixelSize
 from adaloc.config_file import load_config
+from adaloc.data.integrity_text import Language
 from adaloc.errors import AdalocError, ConfigError
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can.t allocate|alloc_cpu")
@@ -36,6 +37,7 @@ console = Console()
 errors = Console(stderr=True)
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="JSON config; // comments are allowed.")]
+LanguageOption = Annotated[str, typer.Option("--lang", help="Language of findings in the data: en or zh.")]
 
 
 def guarded(command: Callable[P, int | None]) -> Callable[P, None]:
@@ -83,19 +85,23 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def check(
     config: ConfigOption = DEFAULT_CONFIG,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of the config and end.")] = False,
+    lang: LanguageOption = "en",
 ) -> None:
-    """Checks the config, the environment and the data.
+    """Checks the config, the environment and the data; data that cannot be learned from end it with status 1.
 
     Example: adaloc check --config training/configs/train_config_adaptive.json
     """
     if schema:
         print(json.dumps(Config.model_json_schema(), indent=2))
         return
+    language = _parse_language(lang)
     settings = load_config(config)
     from adaloc.checks import check_environment
+    from adaloc.integrity_check import show_integrity
     from adaloc.main_job import show_checks
 
     show_checks(check_environment(settings), console)
+    show_integrity(settings, language, console)
     console.print(f"The config {config} is valid, and everything it needs is here.", soft_wrap=True)
 
 
@@ -128,11 +134,16 @@ def train(
     monitor_only: Annotated[
         bool, typer.Option("--monitor-only", help="Train nothing; watch the run of this config.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Train even on data that the checks find cannot be learned from.")
+    ] = False,
+    lang: LanguageOption = "en",
 ) -> int:
     """Trains a network: checks, simulates what is missing, trains, and writes model, report and curves.
 
     Example: python start_adaptive_training.py --resume auto
     """
+    language = _parse_language(lang)
     settings = load_config(config)
     if monitor_only:
         from adaloc.monitor.command import monitor as watch_run
@@ -141,7 +152,9 @@ def train(
         return 0
     from adaloc.main_job import train as run_training
 
-    return run_training(settings, resume=resume, skip_checks=skip_checks, console=console)
+    return run_training(
+        settings, resume=resume, skip_checks=skip_checks, console=console, force=force, language=language
+    )
 
 
 @app.command()
@@ -243,6 +256,12 @@ def main(arguments: list[str] | None = None) -> None:
 def start() -> None:
     """Entry point of start_adaptive_training.py: `adaloc train` with the same options."""
     app(["train", *sys.argv[1:]], prog_name="start_adaptive_training.py")
+
+
+def _parse_language(text: str) -> Language:
+    if text not in ("en", "zh"):
+        raise ConfigError(f"--lang {text} is not known. Choose en or zh.")
+    return text  # type: ignore[return-value]
 
 
 def _parse_pair(text: str, option: str, kind: Callable[[str], Number]) -> tuple[Number, Number]:

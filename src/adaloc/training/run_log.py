@@ -5,6 +5,8 @@ Events (`event` names the kind; all carry `time_s`, seconds since 1970):
 - start: version, seed, epochs, steps_per_epoch, device, num_parameters, no_information_loss,
   channels (names in the loss), channel_weights, lr_first, scheduler_type
 - resume: epoch (the first epoch that is run again), step
+- integrity: findings (each with cause, severity, evidence), measured, undecided, seconds; of the data, before the
+  first step and before each resume
 - initial: val_loss, val_channels (name -> loss), before the first step
 - epoch: epoch (from 0), step, train_loss, val_loss, train_channels, val_channels, lr, lr_second, grad_norm
   (median before clipping), clipped_share, windows_per_s, wait_share, wall_s

@@ -35,12 +35,14 @@ class Hooks:
         on_decision: gets each adjustment of the learning rate.
         score: detection metrics of a model, every `metrics_interval_epochs`, and of the best one at the end (True).
         should_stop: asked after each step; True saves and ends the loop.
+        on_start: called once, after the event that starts or resumes the run is in the log.
     """
 
     on_epoch: Callable[[dict[str, Any]], None] = lambda _: None
     on_decision: Callable[[int, Decision, float, float], None] = lambda *_: None
     score: Callable[[Model, bool], Score] | None = None
     should_stop: Callable[[], bool] = lambda: False
+    on_start: Callable[[], None] = lambda: None
 
 
 def fit(run: Run, hooks: Hooks) -> str:
@@ -57,6 +59,7 @@ def fit(run: Run, hooks: Hooks) -> str:
             run.log.write("resume", epoch=run.epoch, step=run.step)
         else:
             write_start(run, board, validate(run))
+        hooks.on_start()
         status = _loop(run, hooks, board)
         save(run)
         _final_score(run, hooks, board, status)
