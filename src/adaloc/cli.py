@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import errno
-import functools
 import json
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from adaloc import __version__
+from adaloc.cli_bench import bench_app
+from adaloc.cli_guard import console, guarded
 from adaloc.config import Config, PixelSize
 from adaloc.config_file import load_config
 from adaloc.data.integrity_text import Language
-from adaloc.errors import AdalocError, ConfigError
+from adaloc.errors import ConfigError
 
-_OUT_OF_MEMORY = re.compile(r"out of memory|can.t allocate|alloc_cpu")
-P = ParamSpec("P")
 Number = TypeVar("Number", int, float)
 
 DEFAULT_CONFIG = Path("training/configs/train_config_adaptive.json")
@@ -33,44 +29,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console()
-errors = Console(stderr=True)
+
+app.add_typer(bench_app, name="bench")
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="JSON config; // comments are allowed.")]
 LanguageOption = Annotated[str, typer.Option("--lang", help="Language of findings in the data: en or zh.")]
-
-
-def guarded(command: Callable[P, int | None]) -> Callable[P, None]:
-    """Turns errors into one message and the documented exit status."""
-
-    @functools.wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            status = command(*args, **kwargs) or 0
-        except AdalocError as error:
-            errors.print(f"[red]Error:[/red] {_escape(error)}", soft_wrap=True, highlight=False)
-            status = error.exit_status
-        except KeyboardInterrupt:
-            errors.print(
-                "\nInterrupted. Finished files are kept. A simulation goes on by itself, a training with --resume auto."
-            )
-            status = 130
-        except OSError as error:
-            if error.errno == errno.EPIPE:
-                raise
-            named = f"{error.filename}: " if error.filename else ""
-            reason = f"{named}{error.strerror or error}. Check the disk's free space and the permissions."
-            errors.print(f"[red]Error:[/red] {_escape(reason)}", soft_wrap=True, highlight=False)
-            status = 1
-        except (MemoryError, RuntimeError) as error:
-            # torch reports exhausted memory, on the CPU and the GPU, as a RuntimeError of these words.
-            if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(str(error)):
-                raise
-            errors.print("[red]Error:[/red] The memory does not suffice. Lower data.batch_size, or crop the movie.")
-            status = 1
-        raise typer.Exit(status)
-
-    return run
 
 
 @app.callback(invoke_without_command=True)
@@ -270,7 +233,3 @@ def _parse_pair(text: str, option: str, kind: Callable[[str], Number]) -> tuple[
     except ValueError:
         raise ConfigError(f"{option} {text} is not understood; write for example 128x256.") from None
     return first, second
-
-
-def _escape(error: Any) -> str:
-    return str(error).replace("[", r"\[")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import multiprocessing
@@ -73,8 +74,16 @@ def run_study(
         best = min(rates, key=lambda rate: _median(results, Task(problem, method, rate, 0, steps), seeds))
         finer += [Task(problem, method, best * times, seed, steps) for times in FINER for seed in seeds]
     results |= _run_all(finer, config, jobs, work, console)
-    return summarize(results, {"problem": problem, "steps": steps, "seeds": list(seeds), "version": __version__,
-                               "num_parameters_config": config.network.model_dump(mode="json")})  # fmt: skip
+    about = {
+        "command": f"adaloc bench lr --problem {problem} --steps {steps} --seeds {len(seeds)} --work WORK",
+        "version": __version__,
+        "problem": problem,
+        "steps": steps,
+        "seeds": list(seeds),
+    }
+    if problem == "reference":
+        about |= {"network": config.network.model_dump(mode="json"), "image_size": config.data.image_size}
+    return summarize(results, about)
 
 
 def summarize(results: dict[Task, float], about: dict[str, Any]) -> dict[str, Any]:
@@ -106,6 +115,13 @@ def summarize(results: dict[Task, float], about: dict[str, Any]) -> dict[str, An
     return {**about, "best_tuned": tuned_about, "rows": rows}
 
 
+def fingerprint(config: Config) -> str:
+    """Of everything that the tasks do not set themselves, so that runs of another config are not taken for these."""
+    parts = config.model_dump(mode="json", include={"data", "simulation", "network", "training"})
+    del parts["data"]["root"]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def show(table: dict[str, Any], console: Console) -> None:
     """Prints medians: a row a method, a column a rate; in brackets the ratio to the best tuned."""
     rates = sorted({row["lr"] for row in table["rows"] if row["lr"] in RATES})
@@ -131,14 +147,14 @@ def _cell(row: dict[str, Any] | None) -> str:
 
 def _run_all(tasks: Sequence[Task], config: Config, jobs: int, work: Path, console: Console) -> dict[Task, float]:
     path = work / "runs.jsonl"
-    key = json.dumps(config.network.model_dump(mode="json"), sort_keys=True)
+    key = fingerprint(config)
     done = {task: loss for task, loss, of in _read(path) if of == key}
     left = [task for task in tasks if task not in done]
     with ProgressLine(console, "training", len(tasks), "runs", done=len(tasks) - len(left)) as line:
         for count, (task, loss) in enumerate(_train(left, config, jobs), start=len(tasks) - len(left) + 1):
             done[task] = loss
             with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"task": asdict(task), "loss": loss, "network": key}) + "\n")
+                file.write(json.dumps({"task": asdict(task), "loss": loss, "config": key}) + "\n")
             line.update(count, f"{task.method} at {task.lr:g}: {loss:.3f}")
     return {task: done[task] for task in tasks}
 
@@ -162,7 +178,7 @@ def _read(path: Path) -> list[tuple[Task, float, str]]:
     if not path.exists():
         return []
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [(Task(**row["task"]), float(row["loss"]), row["network"]) for row in rows]
+    return [(Task(**row["task"]), float(row["loss"]), row["config"]) for row in rows]
 
 
 def _median(results: dict[Task, float], task: Task, seeds: Sequence[int]) -> float:
