@@ -18,6 +18,7 @@ from adaloc.training.loader import iterate_batches
 from adaloc.training.run import Run, setup
 from adaloc.training.run_log import read_events
 from adaloc.training.trainer import Hooks, fit, save, validate
+from adaloc.training.trend import Trend, TrendTest
 from small import small_config, small_data
 
 
@@ -82,6 +83,47 @@ def test_a_stopped_run_goes_on_bit_identically(data: Config, tmp_path: Path, sto
     assert fit(rest, Hooks()) == "finished"
     assert same(weights(whole), weights(rest))
     assert curve(tmp_path / "whole") == curve(tmp_path / "part")
+
+
+class StalledAtOnce(TrendTest):
+    """A test that calls the loss stalled at every look: real stalls take hundreds of steps."""
+
+    def observe(self, loss: float) -> Trend | None:
+        look = super().observe(loss)
+        return None if look is None else dataclasses.replace(look, verdict="stalled")
+
+
+def test_a_run_stopped_in_a_trial_goes_on_bit_identically(
+    data: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the trial's two halves the checkpoint holds the states that it may go back to, and the place in the data."""
+    monkeypatch.setattr("adaloc.training.controller.TrendTest", StalledAtOnce)
+    recipe = {"epochs": 50, "adaptive_lr_config": {"anneal_fraction": 0.1}}
+    whole = make_run(data, tmp_path / "whole", training=recipe)
+    fit(whole, Hooks())
+    events = read_events(tmp_path / "whole" / "log.jsonl")
+    kinds = {event["kind"]: event["step"] for event in events if event["event"] == "lr"}
+    assert {"found", "trial"} < kinds.keys()
+    assert {"boost", "revert"} & kinds.keys()
+    assert whole.place < whole.step == 150, "a trial repeats batches, and its steps count"
+    part = make_run(data, tmp_path / "part", training=recipe)
+    for stop in (kinds["found"] - 2, kinds["trial"] + 7, kinds["trial"] + 27):
+        assert fit(part, Hooks(should_stop=lambda: part.step >= stop)) == "interrupted"  # noqa: B023
+        part = make_run(data, tmp_path / "part", resume=True, training=recipe)
+    assert fit(part, Hooks()) == "finished"
+    assert same(weights(whole), weights(part))
+    assert curve(tmp_path / "whole") == curve(tmp_path / "part")
+    again = read_events(tmp_path / "part" / "log.jsonl")
+    for kind in ("lr", "trend"):
+        assert [e["step"] for e in events if e["event"] == kind] == [e["step"] for e in again if e["event"] == kind]
+
+
+def test_the_initial_rate_does_not_matter(data: Config, tmp_path: Path) -> None:
+    runs = []
+    for lr in (1e-6, 1e-1):
+        runs.append(make_run(data, tmp_path / str(lr), training={"epochs": 4, "lr_first": lr, "lr_second": lr}))
+        fit(runs[-1], Hooks())
+    assert same(weights(runs[0]), weights(runs[1]))
 
 
 def curve(folder: Path) -> list[tuple[float, ...]]:
