@@ -3,7 +3,8 @@
 Events (`event` names the kind; all carry `time_s`, seconds since 1970):
 
 - start: version, seed, epochs, steps_per_epoch, device, num_parameters, no_information_loss,
-  channels (names in the loss), channel_weights, lr_first, scheduler_type
+  floor (the loss that physics allows, or null), floor_channels (name -> floor before weighting, or null),
+  floor_unknown_because (empty when known), channels (names in the loss), channel_weights, lr_first, scheduler_type
 - resume: epoch (the first epoch that is run again), step
 - initial: val_loss, val_channels (name -> loss), before the first step
 - epoch: epoch (from 0), step, train_loss, val_loss, train_channels, val_channels, lr, lr_second, grad_norm
