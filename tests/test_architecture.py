@@ -11,7 +11,8 @@ PACKAGE = ROOT / "src" / "adaloc"
 ORDER = (
     "errors", "files", "config", "config_file", "emitters", "random_streams", "progress",
     "simulation", "data", "models", "localize", "evaluation", "training", "monitor",
-    "checks", "main_job", "cli", "__main__",
+    "checks", "integrity_check", "main_job", "bench", "cli_guard", "cli_bench",
+    "cli", "__main__",
 )  # fmt: skip
 
 

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import errno
-import functools
 import json
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from adaloc import __version__
+from adaloc.cli_bench import bench_app
+from adaloc.cli_guard import console, guarded
 from adaloc.config import Config, PixelSize
 from adaloc.config_file import load_config
-from adaloc.errors import AdalocError, ConfigError
+from adaloc.data.integrity_text import Language
+from adaloc.errors import ConfigError
 
-_OUT_OF_MEMORY = re.compile(r"out of memory|can.t allocate|alloc_cpu")
-P = ParamSpec("P")
 Number = TypeVar("Number", int, float)
 
 DEFAULT_CONFIG = Path("training/configs/train_config_adaptive.json")
@@ -32,43 +29,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console()
-errors = Console(stderr=True)
+
+app.add_typer(bench_app, name="bench")
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="JSON config; // comments are allowed.")]
-
-
-def guarded(command: Callable[P, int | None]) -> Callable[P, None]:
-    """Turns errors into one message and the documented exit status."""
-
-    @functools.wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            status = command(*args, **kwargs) or 0
-        except AdalocError as error:
-            errors.print(f"[red]Error:[/red] {_escape(error)}", soft_wrap=True, highlight=False)
-            status = error.exit_status
-        except KeyboardInterrupt:
-            errors.print(
-                "\nInterrupted. Finished files are kept. A simulation goes on by itself, a training with --resume auto."
-            )
-            status = 130
-        except OSError as error:
-            if error.errno == errno.EPIPE:
-                raise
-            named = f"{error.filename}: " if error.filename else ""
-            reason = f"{named}{error.strerror or error}. Check the disk's free space and the permissions."
-            errors.print(f"[red]Error:[/red] {_escape(reason)}", soft_wrap=True, highlight=False)
-            status = 1
-        except (MemoryError, RuntimeError) as error:
-            # torch reports exhausted memory, on the CPU and the GPU, as a RuntimeError of these words.
-            if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(str(error)):
-                raise
-            errors.print("[red]Error:[/red] The memory does not suffice. Lower data.batch_size, or crop the movie.")
-            status = 1
-        raise typer.Exit(status)
-
-    return run
+LanguageOption = Annotated[str, typer.Option("--lang", help="Language of findings in the data: en or zh.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -83,19 +48,23 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def check(
     config: ConfigOption = DEFAULT_CONFIG,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of the config and end.")] = False,
+    lang: LanguageOption = "en",
 ) -> None:
-    """Checks the config, the environment and the data.
+    """Checks the config, the environment and the data; data that cannot be learned from end it with status 1.
 
     Example: adaloc check --config training/configs/train_config_adaptive.json
     """
     if schema:
         print(json.dumps(Config.model_json_schema(), indent=2))
         return
+    language = _parse_language(lang)
     settings = load_config(config)
     from adaloc.checks import check_environment
+    from adaloc.integrity_check import show_integrity
     from adaloc.main_job import show_checks
 
     show_checks(check_environment(settings), console)
+    show_integrity(settings, language, console)
     console.print(f"The config {config} is valid, and everything it needs is here.", soft_wrap=True)
 
 
@@ -128,11 +97,16 @@ def train(
     monitor_only: Annotated[
         bool, typer.Option("--monitor-only", help="Train nothing; watch the run of this config.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Train even on data that the checks find cannot be learned from.")
+    ] = False,
+    lang: LanguageOption = "en",
 ) -> int:
     """Trains a network: checks, simulates what is missing, trains, and writes model, report and curves.
 
     Example: python start_adaptive_training.py --resume auto
     """
+    language = _parse_language(lang)
     settings = load_config(config)
     if monitor_only:
         from adaloc.monitor.command import monitor as watch_run
@@ -141,7 +115,9 @@ def train(
         return 0
     from adaloc.main_job import train as run_training
 
-    return run_training(settings, resume=resume, skip_checks=skip_checks, console=console)
+    return run_training(
+        settings, resume=resume, skip_checks=skip_checks, console=console, force=force, language=language
+    )
 
 
 @app.command()
@@ -245,13 +221,15 @@ def start() -> None:
     app(["train", *sys.argv[1:]], prog_name="start_adaptive_training.py")
 
 
+def _parse_language(text: str) -> Language:
+    if text not in ("en", "zh"):
+        raise ConfigError(f"--lang {text} is not known. Choose en or zh.")
+    return text  # type: ignore[return-value]
+
+
 def _parse_pair(text: str, option: str, kind: Callable[[str], Number]) -> tuple[Number, Number]:
     try:
         first, second = (kind(part) for part in text.lower().split("x"))
     except ValueError:
         raise ConfigError(f"{option} {text} is not understood; write for example 128x256.") from None
     return first, second
-
-
-def _escape(error: Any) -> str:
-    return str(error).replace("[", r"\[")

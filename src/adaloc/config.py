@@ -219,7 +219,14 @@ class LossWeights(_Section):
 
 
 SchedulerType = Literal[
-    "adaptive_plateau", "adaptive_plateau_literal", "constant", "plateau", "cosine", "warm_restarts", "wsd"
+    "adaptive_plateau",
+    "adaptive_plateau_literal",
+    "constant",
+    "plateau",
+    "cosine",
+    "warm_restarts",
+    "one_cycle",
+    "wsd",
 ]
 
 
@@ -241,11 +248,11 @@ class AdaptiveLRConfig(_Section):
     anneal_fraction: float = Field(
         0.7, ge=0, le=1, description="last share of the epochs in which adaptive_plateau and wsd go down to the minimum"
     )
-    growth_epochs: int = Field(
-        5, ge=2, description="epochs between the boosts with which adaptive_plateau looks for the rate after the warmup"
+    find_lr: bool = Field(
+        True, description="adaptive_plateau finds its rate; false works with lr_first, as all other types do"
     )
-    growth_limit: float = Field(
-        20.0, ge=1, description="times lr_first, at most, that this growth reaches; 1 switches it off"
+    search_start_lr: float = Field(
+        1e-4, gt=0, lt=10, description="where that search begins: a rate too low to matter, or it begins again lower"
     )
     early_stop_epochs: int = Field(
         100, ge=1, description="stop when at the minimum rate for so long without a new best"

@@ -21,11 +21,13 @@ from adaloc.checks import Check, check_environment
 from adaloc.config import Config
 from adaloc.config_file import dump_config
 from adaloc.data.generate import generate, is_complete
-from adaloc.data.windows import Sample, check_sizes, load_samples, split_samples
+from adaloc.data.integrity_text import Language
+from adaloc.data.windows import Sample
 from adaloc.emitters import EmitterTable, concatenate
 from adaloc.errors import AdalocError, CheckpointError, ConfigError
 from adaloc.evaluation.metrics import evaluate
 from adaloc.files import describe_write_failure, write_text
+from adaloc.integrity_check import load_data, refuse_hopeless
 from adaloc.localize.inference import localize_frames
 from adaloc.models.losses import left_out_channels
 from adaloc.models.model_file import Model
@@ -36,7 +38,7 @@ from adaloc.monitor.summary import write_summary
 from adaloc.progress import ProgressLine
 from adaloc.simulation.camera import to_photons
 from adaloc.training.checkpoint import BEST, LATEST, load_checkpoint
-from adaloc.training.controller import Decision
+from adaloc.training.decision import Decision
 from adaloc.training.recording import Score
 from adaloc.training.run import Run, best_model, loss_over_samples, setup
 from adaloc.training.trainer import Hooks, fit
@@ -46,7 +48,15 @@ _FRAMES_SCORED_WHILE_TRAINING = 20  # of each validation sample; all of them at 
 _NUM_EXAMPLES = 6
 
 
-def train(config: Config, *, resume: str | None, skip_checks: bool, console: Console) -> int:
+def train(
+    config: Config,
+    *,
+    resume: str | None,
+    skip_checks: bool,
+    console: Console,
+    force: bool = False,
+    language: Language = "en",
+) -> int:
     """Runs the whole job.
 
     Args:
@@ -54,6 +64,8 @@ def train(config: Config, *, resume: str | None, skip_checks: bool, console: Con
         resume: None for a new run, "auto" for the latest checkpoint if there is one, or a checkpoint's path.
         skip_checks: leave the environment check out.
         console: where messages go.
+        force: train even on data that cannot be learned from.
+        language: of the findings in the data.
 
     Returns:
         The exit status: 0 finished, 130 interrupted.
@@ -66,7 +78,8 @@ def train(config: Config, *, resume: str | None, skip_checks: bool, console: Con
         show_checks(check_environment(config), console)
     state = _find_state(config, resume, console)
     ensure_data(config, console)
-    training, validation = _load(config, console)
+    training, validation = load_data(config, console)
+    integrity = refuse_hopeless(training, validation, config, console, force=force, language=language)
     if state is None:
         _set_aside_old_run(config.output.save_dir, console)
     write_text(config.output.save_dir / "config.json", json.dumps(dump_config(config), indent=2) + "\n")
@@ -79,6 +92,7 @@ def train(config: Config, *, resume: str | None, skip_checks: bool, console: Con
             on_decision=lambda *decision: _say_decision(line, *decision),
             score=lambda model, final: _score(run, model, validation, final),
             should_stop=lambda: bool(interrupted),
+            on_start=lambda: run.log.write("integrity", **integrity),
         )
         with line:
             status = fit(run, hooks)
@@ -217,14 +231,6 @@ def _find_state(config: Config, resume: str | None, console: Console) -> dict[st
             "config.json beside the checkpoint, or change output.save_dir."
         )
     return load_checkpoint(path, config)
-
-
-def _load(config: Config, console: Console) -> tuple[list[Sample], list[Sample]]:
-    folders = split_samples(config.data)
-    console.print(f"Loading {len(folders[0])} training and {len(folders[1])} validation samples")
-    training, validation = (load_samples(part, config.simulation.camera) for part in folders)
-    check_sizes([*training, *validation], config.data)
-    return training, validation
 
 
 def _set_aside_old_run(folder: Path, console: Console) -> None:

@@ -42,6 +42,11 @@ _KIND_STYLES = {
     "anneal": (_ORANGE, "D"),
     "warmup_done": (_SKY, "o"),
     "restart": ("black", "*"),
+    "search": (_SKY, "<"),
+    "found": (_SKY, "*"),
+    "trial": (_BLUE, "d"),
+    "revert": (_PURPLE, "v"),
+    "rollback": (_VERMILION, "X"),
 }
 _PANEL_INCHES = 3.3
 _MOST_COLUMNS = 3

@@ -11,7 +11,7 @@ from adaloc.errors import CheckpointError
 from adaloc.models.model_file import load_tensors, save_tensors
 
 CHECKPOINT_FORMAT = "adaloc-checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 LATEST = "latest_checkpoint.pth"
 BEST = "best_model.pth"
 _MUST_AGREE = (
@@ -22,7 +22,9 @@ _MUST_AGREE = (
     "training.unified_loss_config", "training.simple_combined_config",
 )  # fmt: skip
 """What cannot change within a run: its curve would mean something else before and after."""
-_KEYS = {"model", "optimizer", "learning_rate", "epoch", "step", "best", "progress", "wall_s"}
+_KEYS = {
+    "model", "optimizer", "learning_rate", "rewind", "place", "epoch", "step", "best", "progress", "wall_s",
+}  # fmt: skip
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

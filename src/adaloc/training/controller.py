@@ -1,369 +1,309 @@
-"""The learning rate's controller: pure Python, an immutable config, a JSON-able state, decisions with evidence.
+"""adaptive_plateau: a learning rate that is found, tried and taken back on evidence. Pure Python, a JSON-able state.
 
-One object, `LearningRate`, owns the rate of a run. It asks a strategy after each epoch and nothing else changes it.
+The controller sees the training loss of every step and nothing else. It asks the training loop to keep copies of its
+state and to go back to them (`Decision.save`, `Decision.restore`), so it works inside long epochs and in any loop.
 
-adaptive_plateau_literal is the adaptive strategy as it was published, kept to be compared with: after the warmup,
-a boost when the last losses vary little and do not fall, a decay for every epoch after 30 without improvement, and
-otherwise reduction on a plateau. adaptive_plateau makes the same moves with three differences: after the warmup the
-rate grows by boosts for as long as the loss falls, since the best rate is seldom the one that was given; an
-adjustment restarts the clock, so that one bad stretch is answered once and the rate does not collapse within a few
-epochs; and the run ends with a linear anneal, which is worth more than any other move.
+1. Search: the rate grows at every step until a step changes the weights by far more than is wanted, or the loss is
+   hurt; the run goes on from well below that rate.
+2. Steady: a trend test (trend.py) looks at the losses. A stall is answered by a trial: some steps at the present rate,
+   then the same steps from the same state at a higher one. It stays if it was better; else everything goes back, that
+   rate becomes a ceiling, and the rate is lowered instead. A loss that rises goes back and is lowered too.
+3. Anneal: a straight line to the lowest rate over the last share of the steps.
+
+At any time a loss that is not a number, or that jumps and stays up, goes back to a copy from before, at a lower rate.
+Nothing depends on the unit of the loss. Steps of trials count like all others.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+import statistics
+from typing import Any, Literal
+
+from scipy.special import stdtrit
 
 from adaloc.config import AdaptiveLRConfig
-from adaloc.training.schedules import cosine, warm_restarts, warmup_stable_decay
+from adaloc.training.decision import Decision
+from adaloc.training.health import Health, Illness
+from adaloc.training.rate_search import COPY_SPACING, SAFETY, RateSearch
+from adaloc.training.trend import Trend, TrendTest
 
-# The literal strategy's own numbers, from its published code.
-_RECENT_LOSSES = 10
-_STAGNATIONS_BEFORE_BOOST = 5
-_EPOCHS_BEFORE_DECAY = 30
-_SAME_RATE = 1e-6  # relative difference below which two rates are the same but for rounding
-_PLATEAU_RELATIVE_IMPROVEMENT = 1e-4  # ReduceLROnPlateau's default threshold
+Phase = Literal["search", "warmup", "steady", "baseline", "trial", "anneal"]
 
-
-@dataclass(frozen=True)
-class Decision:
-    """What the controller does after an epoch, and why.
-
-    Attributes:
-        action: none, boost, decay, plateau, anneal or warmup_done.
-        reason: in words.
-        factor: by which the rate is multiplied.
-        evidence: the numbers that the decision rests on.
-    """
-
-    action: str
-    reason: str
-    factor: float = 1.0
-    evidence: dict[str, float] = field(default_factory=dict)
-
-
-class WarmupScheduler:
-    """Linear warmup; a function of the epoch alone."""
-
-    def __init__(self, warmup_epochs: int, start_lr: float, target_lr: float) -> None:
-        self.warmup_epochs = warmup_epochs
-        self.start_lr = start_lr
-        self.target_lr = target_lr
-
-    def is_warming_up(self, epoch: float) -> bool:
-        """Whether `epoch` (from 0, may be fractional) lies in the warmup."""
-        return epoch < self.warmup_epochs
-
-    def get_lr(self, epoch: float) -> float:
-        """The rate at an epoch; the target from the end of the warmup on."""
-        if not self.is_warming_up(epoch):
-            return self.target_lr
-        return self.start_lr + (self.target_lr - self.start_lr) * epoch / self.warmup_epochs
+START = "start"
+"""The slot that the loop fills with its state before the first step, unasked."""
+_UNMEASURED_SAFETY = 20.0
+"""The margin to harm where the size of the steps is not known, so that nothing else can end the search."""
+_LOWEST_START = 1e-15
+_NUM_SEARCH_SLOTS = round(math.log(_UNMEASURED_SAFETY) / math.log(COPY_SPACING)) + 2  # they reach back so far
+_TRIAL_SHARE, _FEWEST_TRIAL_STEPS = 0.02, 20
+_TRIAL_ERROR_RATE = 0.05
+_CEILING_GROWTH = 1.1  # at each look: what failed once may be tried again some looks later
+_SAVES_IN_A_RUN, _FEWEST_STEPS_BETWEEN_SAVES = 200, 20
+_ROLLBACK_FACTOR = 0.5
+_MOST_ROLLBACKS = 10
 
 
 class AdaptiveLRManager:
-    """Boosts, decays and plateau reductions from the validation loss of each epoch.
+    """The controller of adaptive_plateau.
 
     Args:
+        num_steps: optimizer steps of the whole run, those of trials included.
         config: the keys of `adaptive_lr_config`.
-        literal: the published strategy to the letter; else an adjustment restarts the clock of the others.
+        lr: where the search begins; with `config.find_lr` false the rate to work with.
+        warmup_steps: length of the warmup from `config.warmup_start_lr` to `lr` when there is no search.
+        replays: whether the loop goes back in the data too where a decision asks for it, so that a trial sees the
+            same batches.
 
     Example:
-        >>> manager = AdaptiveLRManager(AdaptiveLRConfig())
-        >>> manager.should_adjust_lr(5.5, 0)
-        (False, 'improving', 1.0)
+        >>> manager = AdaptiveLRManager(1000, AdaptiveLRConfig(find_lr=False), lr=1e-3)
+        >>> manager.observe(5.5).action, manager.rate
+        ('none', 0.001)
     """
 
-    def __init__(self, config: AdaptiveLRConfig, *, literal: bool = True) -> None:
-        self._config = config
-        self._literal = literal
-        self._losses: list[float] = []
-        self._best = math.inf
-        self._last_improvement = 0
-        self._last_adjustment = 0
-        self._stagnations = 0
-        self._plateau = PlateauRule(config.plateau_patience, config.plateau_factor)
+    def __init__(
+        self,
+        num_steps: int,
+        config: AdaptiveLRConfig | None = None,
+        *,
+        lr: float = 1e-4,
+        warmup_steps: int = 0,
+        replays: bool = True,
+    ) -> None:
+        self._config = config or AdaptiveLRConfig()
+        self._num_steps = num_steps
+        self._anneal_start = round(num_steps * (1 - self._config.anneal_fraction))
+        self._warmup_steps = warmup_steps
+        self._replays = replays
+        self._save_every = max(_FEWEST_STEPS_BETWEEN_SAVES, num_steps // _SAVES_IN_A_RUN)
+        self._trial_steps = max(_FEWEST_TRIAL_STEPS, round(_TRIAL_SHARE * num_steps))
+        self._phase: Phase = "search" if self._config.find_lr else "warmup"
+        self._step = 0
+        self._base = lr
+        self._search_start = lr
+        self._search = RateSearch(lr, num_steps)
+        self._search_rates: dict[str, float] = {}
+        self._test = TrendTest()
+        self._trend: Trend | None = None
+        self._health = Health()
+        self._good = [START]
+        self._ceiling = math.inf
+        self._num_rollbacks = 0
+        self._at_present_rate: list[float] = []
+        self._at_trial_rate: list[float] = []
 
-    def should_adjust_lr(self, loss: float, epoch: int) -> tuple[bool, str, float]:
-        """Whether to multiply the rate, why ("stagnation", "decay", "improving", "stable"), and by which factor."""
-        config = self._config
-        self._losses = [*self._losses, loss][-config.loss_window_size :]
-        if loss < self._best:
-            self._best, self._last_improvement, self._stagnations = loss, epoch, 0
-            return False, "improving", 1.0
-        if len(self._losses) >= config.loss_window_size and self._is_stagnating():
-            self._stagnations += 1
-            if self._stagnations >= _STAGNATIONS_BEFORE_BOOST:
-                self._stagnations = 0
-                self._restart_clock(epoch)
-                return True, "stagnation", config.lr_boost_factor
-        since = self._last_improvement if self._literal else max(self._last_improvement, self._last_adjustment)
-        if epoch - since > _EPOCHS_BEFORE_DECAY:
-            self._restart_clock(epoch)
-            return True, "decay", config.lr_decay_factor
-        return False, "stable", 1.0
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        if self._phase == "search":
+            return self._search.rate
+        floor = min(self._config.plateau_min_lr, self._base)
+        if self._phase == "warmup" and self._step < self._warmup_steps:
+            start = min(self._config.warmup_start_lr, self._base)
+            return start + (self._base - start) * self._step / self._warmup_steps
+        if self._phase == "trial":
+            return self._base * self._config.lr_boost_factor
+        if self._phase == "anneal":
+            left = (self._num_steps - self._step) / max(self._num_steps - self._anneal_start, 1)
+            return floor + (self._base - floor) * max(left, 0.0)
+        return self._base
 
-    def observe(self, loss: float, epoch: int) -> Decision:
-        """The decision after an epoch; reduction on a plateau where the two rules above are silent."""
-        adjust, reason, factor = self.should_adjust_lr(loss, epoch)
-        evidence = self._evidence(epoch)
-        if adjust and reason == "stagnation":
-            return Decision(
-                "boost",
-                "the loss hardly varies and does not fall: a larger step may leave the plateau",
-                factor,
-                evidence,
-            )
-        if adjust:
-            waited = epoch - self._last_improvement
-            return Decision("decay", f"no new best loss for {waited} epochs: a smaller step", factor, evidence)
-        reduction = self._plateau.observe(loss)
-        if reduction < 1:
-            patience = self._config.plateau_patience
-            return Decision("plateau", f"no clear improvement for over {patience} epochs", reduction, evidence)
-        return Decision("none", reason, 1.0, evidence)
+    @property
+    def phase(self) -> Phase:
+        """What the controller is doing."""
+        return self._phase
+
+    @property
+    def slots(self) -> set[str]:
+        """The copies that may still be asked for; the loop can drop all others."""
+        trial = {"before"} if self._phase in ("baseline", "trial") else set()
+        return {*self._good, *self._search_rates, *trial, *({"baseline"} if self._phase == "trial" else ())}
+
+    @property
+    def trend(self) -> Trend | None:
+        """What the latest look at the losses said, if the latest step brought one."""
+        return self._trend
+
+    def observe(self, loss: float, relative_step: float | None = None) -> Decision:
+        """Takes the training loss of a step, and decides. The loop obeys before its next step.
+
+        Args:
+            loss: of the step's batch before the step; NaN or infinite where the step was skipped for that.
+            relative_step: change of the weights by the step over their size, see step_size.py. Read in the search
+                only; without it the search goes on until the loss is hurt.
+        """
+        self._step += 1
+        self._trend = None
+        if self._phase == "search":
+            return self._observe_search(loss, relative_step)
+        if illness := self._health.observe(loss):
+            return self._go_back(illness)
+        if self._phase == "baseline" or self._phase == "trial":
+            return self._observe_trial(loss)
+        if self._phase != "anneal" and self._step >= self._anneal_start:
+            self._phase = "anneal"
+            return Decision("anneal", "the final anneal begins", save=self._next_good_slot())
+        if self._phase == "warmup" and self._step >= self._warmup_steps:
+            self._phase = "steady"
+            return Decision("warmup_done", "the warmup is over") if self._warmup_steps else Decision()
+        if self._phase == "steady" and math.isfinite(loss):
+            self._trend = self._test.observe(loss)
+            if self._trend is not None:
+                return self._answer(self._trend)
+        if self._step % self._save_every == 0 and self._health.is_settled():
+            return Decision(save=self._next_good_slot())
+        return Decision()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a continued run needs, as plain containers."""
         return {
-            "losses": list(self._losses),
-            "best": self._best,
-            "last_improvement": self._last_improvement,
-            "last_adjustment": self._last_adjustment,
-            "stagnations": self._stagnations,
-            "plateau": self._plateau.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self._losses = [float(loss) for loss in state["losses"]]
-        self._best = float(state["best"])
-        self._last_improvement = int(state["last_improvement"])
-        self._last_adjustment = int(state["last_adjustment"])
-        self._stagnations = int(state["stagnations"])
-        self._plateau.load_state_dict(state["plateau"])
-
-    def _is_stagnating(self) -> bool:
-        recent = self._losses[-_RECENT_LOSSES:]
-        half = _RECENT_LOSSES // 2
-        trend = math.fsum(recent[-half:]) / half - math.fsum(recent[:half]) / half
-        return _variance(recent) < self._config.adaptive_threshold and trend >= 0
-
-    def _restart_clock(self, epoch: int) -> None:
-        self._last_adjustment = epoch
-        if not self._literal:
-            self._plateau.reset()
-
-    def _evidence(self, epoch: int) -> dict[str, float]:
-        recent = self._losses[-_RECENT_LOSSES:]
-        return {
-            "best_loss": self._best,
-            "epochs_since_best": float(epoch - self._last_improvement),
-            "recent_mean": math.fsum(recent) / len(recent),
-            "recent_variance": _variance(recent),
-        }
-
-
-class PlateauRule:
-    """Reduction when the loss has not improved for more than `patience` epochs, as torch's ReduceLROnPlateau."""
-
-    def __init__(self, patience: int, factor: float) -> None:
-        self._patience = patience
-        self._factor = factor
-        self._best = math.inf
-        self._bad_epochs = 0
-
-    def observe(self, loss: float) -> float:
-        """The factor for the rate after an epoch with this loss."""
-        if loss < self._best * (1 - _PLATEAU_RELATIVE_IMPROVEMENT):
-            self._best, self._bad_epochs = loss, 0
-        else:
-            self._bad_epochs += 1
-        if self._bad_epochs > self._patience:
-            self._bad_epochs = 0
-            return self._factor
-        return 1.0
-
-    def reset(self) -> None:
-        """Starts waiting anew."""
-        self._bad_epochs = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain containers."""
-        return {"best": self._best, "bad_epochs": self._bad_epochs}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self._best, self._bad_epochs = float(state["best"]), int(state["bad_epochs"])
-
-
-class GrowthRule:
-    """Boosts every few epochs for as long as the loss falls; the boost that stopped the fall is taken back.
-
-    Args:
-        epochs: between boosts. The mean loss over them is compared with the mean over as many before.
-        factor: of a boost.
-        limit: product of all boosts, at most.
-    """
-
-    def __init__(self, epochs: int, factor: float, limit: float) -> None:
-        self._epochs = epochs
-        self._factor = factor
-        self._limit = limit
-        self._grown = 1.0
-        self._recent: list[float] = []
-        self._before = math.inf
-        self.is_over = limit <= 1
-
-    def observe(self, loss: float) -> Decision:
-        """The decision after an epoch with this loss."""
-        self._recent.append(loss)
-        if len(self._recent) < self._epochs:
-            return Decision("none", "growth")
-        mean, before = math.fsum(self._recent) / self._epochs, self._before
-        self._recent, self._before = [], mean
-        evidence = {"mean_loss": mean, "mean_loss_before": before, "grown_by": self._grown}
-        if not mean < before:  # also when it is not a number
-            self.is_over = True
-            if self._grown == 1:
-                return Decision("none", "growth ends before it began", 1.0, evidence)
-            return Decision(
-                "decay",
-                "the loss fell no further after the last boost, which is taken back",
-                1 / self._factor,
-                evidence,
-            )
-        factor = min(self._factor, self._limit / self._grown)
-        self._grown *= factor
-        self.is_over = self._grown >= self._limit
-        return Decision("boost", "the loss falls: a larger step is tried", factor, evidence)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain containers."""
-        return {
-            "grown": self._grown, "recent": list(self._recent), "before": self._before, "is_over": self.is_over,
+            "phase": self._phase, "step": self._step, "base": self._base,
+            "search_start": self._search_start, "search": self._search.state_dict(),
+            "search_rates": dict(self._search_rates), "test": self._test.state_dict(),
+            "health": self._health.state_dict(), "good": list(self._good), "ceiling": self._ceiling,
+            "num_rollbacks": self._num_rollbacks, "at_present_rate": list(self._at_present_rate),
+            "at_trial_rate": list(self._at_trial_rate),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        self._grown, self._before = float(state["grown"]), float(state["before"])
-        self._recent, self.is_over = [float(loss) for loss in state["recent"]], bool(state["is_over"])
+        self._phase, self._step, self._base = state["phase"], int(state["step"]), float(state["base"])
+        self._search_start = float(state["search_start"])
+        self._search = RateSearch(self._search_start, self._num_steps)
+        self._search.load_state_dict(state["search"])
+        self._search_rates = {slot: float(rate) for slot, rate in state["search_rates"].items()}
+        self._test.load_state_dict(state["test"])
+        self._health.load_state_dict(state["health"])
+        self._good, self._ceiling = list(state["good"]), float(state["ceiling"])
+        self._num_rollbacks = int(state["num_rollbacks"])
+        self._at_present_rate = [float(loss) for loss in state["at_present_rate"]]
+        self._at_trial_rate = [float(loss) for loss in state["at_trial_rate"]]
 
+    def _observe_search(self, loss: float, relative_step: float | None) -> Decision:
+        rate = self._search.rate
+        outcome = self._search.observe(loss, relative_step)
+        if outcome == "waiting":
+            return Decision()
+        if outcome == "growing" and self._step < self._anneal_start:
+            if self._search.num_steps % self._search.save_every:
+                return Decision()
+            # The copy is of the state that the next step, at the grown rate, begins from.
+            slot = f"search-{self._search.num_steps // self._search.save_every % _NUM_SEARCH_SLOTS}"
+            self._search_rates[slot] = self._search.rate
+            return Decision(save=slot)
+        evidence = {"rate": rate, **self._search.evidence()}
+        if outcome == "growing":  # the anneal is due
+            self._base, self._phase, self._search_rates, self._good = rate, "steady", {}, [START]
+            return Decision("found", "nothing hurt the loss so far, and the anneal is due", 1.0, evidence)
+        margin = SAFETY if relative_step is not None else _UNMEASURED_SAFETY
+        wanted = min(rate / margin, self._search.wanted_rate)
+        rates = self._search_rates
+        if not rates or min(rates.values()) > wanted * COPY_SPACING:
+            return self._search_lower(evidence)
+        slot = min(rates, key=lambda name: abs(math.log(rates[name] / wanted)))
+        self._base, self._ceiling, self._phase = rates[slot], rate, "steady"
+        self._search_rates, self._good = {}, [slot]
+        words = {
+            "hurt": f"a rate of {rate:.1e} hurt the loss; the run goes on from well below it",
+            "reached": f"nothing hurt the loss up to {rate:.1e}, where steps are too large; on from well below",
+            "exhausted": f"nothing hurt the loss up to an absurd rate of {rate:.1e}; on from well below",
+        }[outcome]
+        return Decision("found", words, self._base / rate, evidence, restore=slot)
 
-class LearningRate:
-    """The one owner of a run's learning rate.
-
-    Args:
-        config: the keys of `adaptive_lr_config`.
-        lr_first: rate of the first stage at the end of the warmup. The second stage's rate keeps its ratio to it.
-        epochs: length of the run.
-    """
-
-    def __init__(self, config: AdaptiveLRConfig, lr_first: float, epochs: int) -> None:
-        self._config = config
-        self._epochs = epochs
-        self._base = lr_first
-        self._warmup = WarmupScheduler(
-            config.warmup_epochs if config.enable_warmup else 0, min(config.warmup_start_lr, lr_first), lr_first
+    def _search_lower(self, evidence: dict[str, float]) -> Decision:
+        self._search_start = self._search.lower_start
+        self._search_rates = {}
+        if self._search_start < _LOWEST_START:
+            broken = evidence["not_finite_in_a_row"] > 0
+            words = "the loss is not a number" if broken else "the loss is hurt"
+            return Decision("give_up", f"{words} at every learning rate, however low", 1.0, evidence)
+        factor = self._search_start / self._search.rate
+        self._search = RateSearch(self._search_start, self._num_steps)
+        return Decision(
+            "search", "the search began at a rate that hurts; it begins again lower", factor, evidence, restore=START
         )
-        kind = config.scheduler_type
-        self._manager = AdaptiveLRManager(config, literal=kind == "adaptive_plateau_literal")
-        self._plateau = PlateauRule(config.plateau_patience, config.plateau_factor)
-        self._growth = GrowthRule(config.growth_epochs, config.lr_boost_factor, config.growth_limit)
-        self._shape: Callable[[float], float] = _shape(config, epochs)
-        self._anneals = kind == "adaptive_plateau"
-        self._anneal_start = epochs * (1 - config.anneal_fraction)
-        self._best, self._best_epoch = math.inf, 0
-        # The rate at which growth ended: it did not help then, and a flat loss is no reason to try it again.
-        self._ceiling = math.inf
 
-    def at(self, epoch: float) -> float:
-        """The first stage's rate at an epoch, which may be fractional."""
-        if self._warmup.is_warming_up(epoch):
-            return self._warmup.get_lr(epoch)
-        floor = min(self._config.plateau_min_lr, self._base)
-        if self._anneals and epoch > self._anneal_start:
-            left = (self._epochs - epoch) / max(self._epochs - self._anneal_start, 1e-9)
-            return floor + (self._base - floor) * max(left, 0.0)
-        return floor + (self._base - floor) * self._shape(epoch)
+    def _answer(self, trend: Trend) -> Decision:
+        self._ceiling *= _CEILING_GROWTH
+        if trend.verdict == "diverging":
+            return self._go_back("diverging", trend.evidence())
+        if trend.verdict != "stalled":
+            return Decision()
+        if self._base * self._config.lr_boost_factor > self._ceiling:
+            return self._lower("the loss is stalled, and a higher rate has failed before", trend.evidence())
+        if self._step + 2 * self._trial_steps > self._anneal_start:
+            return Decision()  # the anneal comes before a trial would end, and it answers a stall too
+        self._phase, self._at_present_rate, self._at_trial_rate = "baseline", [], []
+        return Decision("trial", "the loss is stalled: a higher rate is tried", 1.0, trend.evidence(), save="before")
 
-    def observe(self, loss: float, epoch: int) -> Decision:
-        """Decides after epoch `epoch` (from 0) ended with this validation loss; applies its own decision."""
-        if loss < self._best:
-            self._best, self._best_epoch = loss, epoch
-        if self._warmup.is_warming_up(epoch):
-            last = epoch + 1 >= self._warmup.warmup_epochs
-            return Decision("warmup_done", "the warmup is over") if last else Decision("none", "warmup")
-        if self._anneals and epoch + 1 > self._anneal_start:
-            begins = epoch <= self._anneal_start
-            return Decision("anneal", "the final anneal begins") if begins else Decision("none", "anneal")
-        decision = self._ask(loss, epoch)
-        lowest = min(self._config.plateau_min_lr, self._base)
-        self._base = max(self._base * decision.factor, lowest)
-        return decision
+    def _observe_trial(self, loss: float) -> Decision:
+        losses = self._at_present_rate if self._phase == "baseline" else self._at_trial_rate
+        losses.append(loss)
+        if len(losses) < self._trial_steps:
+            return Decision()
+        if self._phase == "baseline":
+            self._phase = "trial"
+            self._health.reset()
+            return Decision(save="baseline", restore="before", replay=True)
+        gain, error = _gain(self._at_present_rate, self._at_trial_rate, paired=self._replays)
+        evidence = {"gain": gain, "gain_needed": error, "num_steps": float(self._trial_steps)}
+        factor, rate = self._config.lr_boost_factor, self.rate
+        self._phase = "steady"
+        self._test.reset()
+        if gain > error:
+            self._base *= factor
+            return Decision("boost", "the higher rate lowered the loss", factor, evidence)
+        self._ceiling = rate
+        lowered = self._lower("the higher rate did not lower the loss", evidence)
+        return Decision("revert", lowered.reason, lowered.factor, evidence, restore="baseline", replay=True)
 
-    def should_stop(self, epoch: int) -> bool:
-        """Whether the rate is at its minimum and the best loss is long past."""
-        at_minimum = self.at(epoch + 1) <= self._config.plateau_min_lr * 1.1
-        annealing = self._anneals and epoch + 1 > self._anneal_start
-        return at_minimum and not annealing and epoch - self._best_epoch > self._config.early_stop_epochs
+    def _lower(self, reason: str, evidence: dict[str, float]) -> Decision:
+        factor = max(self._config.plateau_factor, self._config.plateau_min_lr / self._base)
+        self._base *= min(factor, 1.0)
+        self._test.reset()
+        return Decision("plateau", reason, min(factor, 1.0), evidence)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that a continued run needs, as plain containers."""
-        return {
-            "base": self._base,
-            "best": self._best,
-            "best_epoch": self._best_epoch,
-            "manager": self._manager.state_dict(),
-            "plateau": self._plateau.state_dict(),
-            "growth": self._growth.state_dict(),
-            "ceiling": self._ceiling,
+    def _go_back(self, illness: Illness | Literal["diverging"], evidence: dict[str, float] | None = None) -> Decision:
+        words = {
+            "not_finite": "the loss is not a number",
+            "spike": "the loss jumped and stayed up",
+            "diverging": "the loss rises",
         }
+        evidence = evidence or self._health.evidence()
+        self._num_rollbacks += 1
+        if self._num_rollbacks > _MOST_ROLLBACKS:
+            return Decision(
+                "give_up", f"{words[illness]}, after {_MOST_ROLLBACKS} returns to lower rates", 1.0, evidence
+            )
+        self._ceiling = min(self._ceiling, self.rate)
+        self._base *= _ROLLBACK_FACTOR
+        self._good = self._good[:1]  # the older copy: the newer one may be of the run-up
+        self._health.reset()
+        self._test.reset()
+        if self._phase != "anneal":
+            self._phase = "steady"
+        return Decision(
+            "rollback", f"{words[illness]}: back to a copy from before, at a lower rate", _ROLLBACK_FACTOR, evidence,
+            restore=self._good[0],
+        )  # fmt: skip
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self._base, self._best = float(state["base"]), float(state["best"])
-        self._best_epoch = int(state["best_epoch"])
-        self._manager.load_state_dict(state["manager"])
-        self._plateau.load_state_dict(state["plateau"])
-        self._growth.load_state_dict(state["growth"])
-        self._ceiling = float(state["ceiling"])
-
-    def _ask(self, loss: float, epoch: int) -> Decision:
-        kind = self._config.scheduler_type
-        if kind == "adaptive_plateau" and not self._growth.is_over:
-            decision = self._growth.observe(loss)
-            if self._growth.is_over:
-                self._ceiling = self._base * max(decision.factor, 1.0)
-            return decision
-        if kind in ("adaptive_plateau", "adaptive_plateau_literal"):
-            decision = self._manager.observe(loss, epoch)
-            if decision.action == "boost" and self._base * decision.factor > self._ceiling * (1 - _SAME_RATE):
-                return Decision("none", "no boost: growth ended at that rate", 1.0, decision.evidence)
-            return decision
-        if kind == "plateau":
-            factor = self._plateau.observe(loss)
-            if factor < 1:
-                return Decision(
-                    "plateau", f"no clear improvement for over {self._config.plateau_patience} epochs", factor
-                )
-        return Decision("none", kind)
+    def _next_good_slot(self) -> str:
+        slot = "good-1" if self._good[-1] == "good-0" else "good-0"
+        self._good = [self._good[-1], slot]
+        return slot
 
 
-def _shape(config: AdaptiveLRConfig, epochs: int) -> Callable[[float], float]:
-    warmup = config.warmup_epochs if config.enable_warmup else 0
-    if config.scheduler_type == "cosine":
-        return lambda epoch: cosine(epoch, warmup, epochs)
-    if config.scheduler_type == "warm_restarts":
-        return lambda epoch: warm_restarts(epoch - warmup, config.cosine_restart_periods)
-    if config.scheduler_type == "wsd":
-        return lambda epoch: warmup_stable_decay(epoch, epochs, config.anneal_fraction)
-    return lambda _: 1.0
-
-
-def _variance(values: list[float]) -> float:
-    mean = math.fsum(values) / len(values)
-    return math.fsum((value - mean) ** 2 for value in values) / len(values)
+def _gain(before: list[float], after: list[float], *, paired: bool) -> tuple[float, float]:
+    """Mean fall of the loss over the second half of a trial, and what chance allows (Student's t, Welch's)."""
+    half = len(before) // 2
+    before, after = before[half:], after[half:]
+    n = len(before)
+    gain = statistics.fmean(before) - statistics.fmean(after)
+    if paired:
+        variance = statistics.variance([a - b for a, b in zip(before, after, strict=True)]) / n
+        freedom = n - 1.0
+    else:
+        parts = [statistics.variance(losses) / n for losses in (before, after)]
+        variance = math.fsum(parts)
+        freedom = (n - 1) * variance**2 / max(math.fsum(part**2 for part in parts), 1e-300)
+    return gain, math.sqrt(variance) * float(stdtrit(max(freedom, 1.0), 1 - _TRIAL_ERROR_RATE))

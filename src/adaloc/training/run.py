@@ -29,9 +29,10 @@ from adaloc.models.device import choose_device, keep_freed_memory, use_bfloat16
 from adaloc.models.losses import ChannelLoss, LossSums, make_loss
 from adaloc.models.model_file import Model, make_model
 from adaloc.random_streams import Stream, torch_stream
-from adaloc.training.controller import LearningRate
 from adaloc.training.floor import Floor, physical_floor
+from adaloc.training.learning_rate import LearningRate
 from adaloc.training.optimizers import Optimizer, make_optimizer
+from adaloc.training.rewind import Rewind
 from adaloc.training.run_log import RunLog
 
 _TARGETS_AT_ONCE = 50  # their activations take some hundred megabytes with the default network
@@ -50,7 +51,10 @@ class Progress:
 
 @dataclass
 class Run:
-    """A training run: everything that `fit` works on. `state` is what a checkpoint holds."""
+    """A training run: everything that `fit` works on. `state` is what a checkpoint holds.
+
+    `step` counts all steps, those of trials too; `place` is the next batch's, and goes back where a trial does.
+    """
 
     config: Config
     folder: Path
@@ -60,12 +64,14 @@ class Run:
     loss: ChannelLoss
     optimizer: Optimizer
     learning_rate: LearningRate
+    rewind: Rewind
     windows: TrainingWindows
     validation: list[Batch]
     log: RunLog
     floor: Floor | None = None
     """What physics allows; None in a resumed run, whose log has it."""
     step: int = 0
+    place: int = 0
     wall_s: float = 0.0
     best_val_loss: float = math.inf
     best_epoch: int = -1
@@ -88,6 +94,8 @@ class Run:
             "model": self.model.to_dict(),
             "optimizer": self.optimizer.state_dict(),
             "learning_rate": self.learning_rate.state_dict(),
+            "rewind": self.rewind.state_dict(),
+            "place": self.place,
             "epoch": self.epoch,
             "step": self.step,
             "wall_s": self.wall_s,
@@ -100,6 +108,8 @@ class Run:
         self.model.network.load_state_dict(state["model"]["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.learning_rate.load_state_dict(state["learning_rate"])
+        self.rewind.load_state_dict(state["rewind"])
+        self.place = int(state["place"])
         self.step, self.wall_s = int(state["step"]), float(state["wall_s"])
         best = state["best"]
         self.best_val_loss, self.best_epoch, self.best_model = best["val_loss"], best["epoch"], best["model"]
@@ -133,6 +143,8 @@ def setup(
         torch.manual_seed(torch_stream(config.seed, Stream.WEIGHTS).initial_seed())
         model = make_model(config, scaling)
     model.network.to(device)
+    optimizer = make_optimizer(config.training, model.network.first_stage, model.network.second_stage)
+    windows = TrainingWindows(training, config)
     run = Run(
         config=config,
         folder=config.output.save_dir,
@@ -140,11 +152,15 @@ def setup(
         bfloat16=use_bfloat16(config.precision, device),
         model=model,
         loss=make_loss(config.training, scaling),
-        optimizer=make_optimizer(config.training, model.network.first_stage, model.network.second_stage),
+        optimizer=optimizer,
         learning_rate=LearningRate(
-            config.training.adaptive_lr_config, config.training.lr_first, config.training.epochs
+            config.training.adaptive_lr_config,
+            config.training.lr_first,
+            config.training.epochs,
+            windows.steps_per_epoch,
         ),
-        windows=TrainingWindows(training, config),
+        rewind=Rewind(model.network, optimizer),
+        windows=windows,
         validation=[batch.to(device) for batch in validation_batches(validation, config.data)],
         log=RunLog(config.output.save_dir / "log.jsonl"),
     )

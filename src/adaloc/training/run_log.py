@@ -6,10 +6,15 @@ Events (`event` names the kind; all carry `time_s`, seconds since 1970):
   floor (the loss that physics allows, or null), floor_channels (name -> floor before weighting, or null),
   floor_unknown_because (empty when known), channels (names in the loss), channel_weights, lr_first, scheduler_type
 - resume: epoch (the first epoch that is run again), step
+- integrity: findings (each with cause, severity, evidence), measured, undecided, seconds; of the data, before the
+  first step and before each resume
 - initial: val_loss, val_channels (name -> loss), before the first step
 - epoch: epoch (from 0), step, train_loss, val_loss, train_channels, val_channels, lr, lr_second, grad_norm
   (median before clipping), clipped_share, windows_per_s, wait_share, wall_s
-- lr: epoch, kind (warmup_done, boost, decay, plateau, anneal, restart), reason, factor, lr_before, lr_after, evidence
+- lr: epoch, step, kind, reason, factor, lr_before, lr_after, evidence; kinds: search (begun again lower), found, trial,
+  boost, revert, decay, plateau, rollback, warmup_done, anneal, restart
+- trend: epoch, step, verdict (falling, stalled, diverging, undecided), improvement, lower, upper, delta, noise, level,
+  num_steps; a look of the stall test at the training losses since the rate last changed
 - metrics: epoch, jaccard, precision, recall, rmse_lateral_nm, rmse_axial_nm, efficiency_3d;
   the last one is of the best model and has val_loss_all_frames
 - end: epoch, status (finished, stopped_early, interrupted), reason
@@ -56,6 +61,13 @@ class RunLog:
             raise AdalocError(describe_write_failure(self.path, error)) from error
 
 
+def _is_before(event: Event, resume: Event) -> bool:
+    """Whether a resumed run does not come by this event again."""
+    if "step" in event and "step" in resume:
+        return bool(event["step"] <= resume["step"])
+    return not event.get("epoch", -1) >= resume.get("epoch", 0)
+
+
 def _byte_at(descriptor: int, position: int) -> bytes:
     os.lseek(descriptor, position, os.SEEK_SET)
     return os.read(descriptor, 1)
@@ -79,7 +91,6 @@ def read_events(path: Path) -> list[Event]:
         if event["event"] == "start":
             events = []
         elif event["event"] == "resume":
-            first = event.get("epoch", 0)
-            events = [e for e in events if e["event"] != "end" and not e.get("epoch", -1) >= first]
+            events = [e for e in events if e["event"] != "end" and _is_before(e, event)]
         events.append(event)
     return events

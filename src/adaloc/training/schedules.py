@@ -37,3 +37,15 @@ def warmup_stable_decay(epoch: float, epochs: int, decay_fraction: float) -> flo
     (1.0, 0.5)
     """
     return min(1.0, max(epochs - epoch, 0.0) / max(epochs * decay_fraction, 1e-9))
+
+
+def one_cycle(epoch: float, epochs: float) -> float:
+    """Half a cosine up from 1/25 over the first 30 %, and one down to 0 (Smith and Topin 2018, torch's defaults).
+
+    >>> one_cycle(0, 100), one_cycle(30, 100), one_cycle(100, 100)
+    (0.04, 1.0, 0.0)
+    """
+    top = 0.3 * epochs
+    if epoch < top:
+        return 1 - (1 - 1 / 25) * cosine(epoch, 0, top)
+    return cosine(epoch, top, epochs)

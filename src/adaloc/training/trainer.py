@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ from adaloc.errors import AdalocError
 from adaloc.models.losses import LossSums
 from adaloc.models.model_file import Model, save_model
 from adaloc.training.checkpoint import BEST, LATEST, save_checkpoint
-from adaloc.training.controller import Decision
+from adaloc.training.decision import Decision
 from adaloc.training.loader import iterate_batches
 from adaloc.training.recording import Score, epoch_record, hyperparameters, write_epoch, write_score, write_start
 from adaloc.training.run import Progress, Run, batch_errors, best_model
+from adaloc.training.step_size import StepSize
 
 _MAX_BAD_STEPS = 20
 """Steps in a row whose gradient is not finite, after which waiting for a better batch is hopeless."""
@@ -33,12 +35,14 @@ class Hooks:
         on_decision: gets each adjustment of the learning rate.
         score: detection metrics of a model, every `metrics_interval_epochs`, and of the best one at the end (True).
         should_stop: asked after each step; True saves and ends the loop.
+        on_start: called once, after the event that starts or resumes the run is in the log.
     """
 
     on_epoch: Callable[[dict[str, Any]], None] = lambda _: None
     on_decision: Callable[[int, Decision, float, float], None] = lambda *_: None
     score: Callable[[Model, bool], Score] | None = None
     should_stop: Callable[[], bool] = lambda: False
+    on_start: Callable[[], None] = lambda: None
 
 
 def fit(run: Run, hooks: Hooks) -> str:
@@ -50,15 +54,13 @@ def fit(run: Run, hooks: Hooks) -> str:
     Raises:
         AdalocError: when the loss stays not finite, or a file cannot be written. What was saved before stays.
     """
-    steps_per_epoch = run.windows.steps_per_epoch
-    last_step = run.config.training.epochs * steps_per_epoch
-    batches = iterate_batches(run.windows, range(run.step, last_step), run.config.data.num_workers)
     with SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.epoch if run.step else None) as board:
         if run.step > 0:
             run.log.write("resume", epoch=run.epoch, step=run.step)
         else:
             write_start(run, board, validate(run))
-        status = _loop(run, hooks, batches, board)
+        hooks.on_start()
+        status = _loop(run, hooks, board)
         save(run)
         _final_score(run, hooks, board, status)
         board.add_hparams(hyperparameters(run.config), {"hparam/best_val_loss": run.best_val_loss}, run_name=".")
@@ -91,13 +93,15 @@ def save(run: Run) -> None:
         save_model(run.folder / BEST, best_model(run))
 
 
-def _loop(run: Run, hooks: Hooks, batches: Iterator[Batch], board: SummaryWriter) -> str:
+def _loop(run: Run, hooks: Hooks, board: SummaryWriter) -> str:
     bad_steps = 0
+    batches = _batches(run)
     run.model.network.train()
     while not run.is_over:
         begin = time.perf_counter()
         batch = next(batches)
         waited = time.perf_counter() - begin
+        size = StepSize(run.model.network.parameters()) if run.learning_rate.wants_relative_step else None
         is_finite = _train_step(run, batch)
         bad_steps = 0 if is_finite else bad_steps + 1
         if bad_steps >= _MAX_BAD_STEPS:
@@ -110,6 +114,10 @@ def _loop(run: Run, hooks: Hooks, batches: Iterator[Batch], board: SummaryWriter
         run.progress.train_s += seconds
         run.wall_s += seconds
         run.step += 1
+        run.place += 1
+        loss = run.progress.losses[-1] if is_finite else math.nan
+        if _control(run, hooks, loss, size.relative() if size is not None else None):
+            batches = _batches(run)
         if run.step % run.windows.steps_per_epoch == 0:
             _end_epoch(run, hooks, board)
             if run.learning_rate.should_stop(run.epoch - 1) and not run.is_over:
@@ -119,8 +127,40 @@ def _loop(run: Run, hooks: Hooks, batches: Iterator[Batch], board: SummaryWriter
     return "finished"
 
 
+def _batches(run: Run) -> Iterator[Batch]:
+    left = run.config.training.epochs * run.windows.steps_per_epoch - run.step
+    return iterate_batches(run.windows, range(run.place, run.place + left), run.config.data.num_workers)
+
+
+def _control(run: Run, hooks: Hooks, loss: float, relative_step: float | None) -> bool:
+    """Lets the learning rate's owner answer a step; says whether the data go on from another place."""
+    epoch, before = (run.step - 1) // run.windows.steps_per_epoch, run.learning_rate.rate
+    decision = run.learning_rate.observe_step(loss, relative_step)
+    if (trend := run.learning_rate.trend) is not None:
+        run.log.write("trend", epoch=epoch, step=run.step, verdict=trend.verdict, **trend.evidence())
+    if decision.action == "give_up":
+        raise AdalocError(
+            f"Training cannot go on at step {run.step}: {decision.reason}. See the log {run.log.path}, and check the "
+            "data with adaloc check. The last checkpoint stays."
+        )
+    place, run.place = run.place, run.rewind.obey(decision, run.place)
+    run.rewind.keep(run.learning_rate.slots)
+    if decision.action != "none":
+        _record(run, hooks, epoch, decision, before)
+    return run.place != place
+
+
+def _record(run: Run, hooks: Hooks, epoch: int, decision: Decision, before: float) -> None:
+    after = run.learning_rate.rate
+    run.log.write(
+        "lr", epoch=epoch, step=run.step, kind=decision.action, reason=decision.reason, factor=decision.factor,
+        lr_before=before, lr_after=after, evidence=decision.evidence,
+    )  # fmt: skip
+    hooks.on_decision(epoch, decision, before, after)
+
+
 def _train_step(run: Run, batch: Batch) -> bool:
-    rate = run.learning_rate.at(run.step / run.windows.steps_per_epoch)
+    rate = run.learning_rate.rate
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["lr_ratio"]
     statistics_before = [buffer.clone() for buffer in run.model.network.buffers()]
@@ -147,8 +187,8 @@ def _end_epoch(run: Run, hooks: Hooks, board: SummaryWriter) -> None:
     begin = time.perf_counter()
     sums = validate(run)
     val_loss = float(run.loss.total(sums))
-    rate = run.learning_rate.at(run.step / run.windows.steps_per_epoch)
-    decision = run.learning_rate.observe(val_loss, epoch)
+    rate = run.learning_rate.rate
+    decision = run.learning_rate.observe_epoch(val_loss, epoch)
     if val_loss < run.best_val_loss:
         run.best_val_loss, run.best_epoch = val_loss, epoch
         run.best_model = {
@@ -158,12 +198,7 @@ def _end_epoch(run: Run, hooks: Hooks, board: SummaryWriter) -> None:
     record = epoch_record(run, epoch, val_loss, run.loss.channels(sums).tolist(), rate)
     write_epoch(run, board, record)
     if decision.action != "none":
-        after = run.learning_rate.at(run.step / run.windows.steps_per_epoch)
-        run.log.write(
-            "lr", epoch=epoch, kind=decision.action, reason=decision.reason, factor=decision.factor,
-            lr_before=rate, lr_after=after, evidence=decision.evidence,
-        )  # fmt: skip
-        hooks.on_decision(epoch, decision, rate, after)
+        _record(run, hooks, epoch, decision, rate)
     run.progress = Progress()
     interval = run.config.output.metrics_interval_epochs
     if (epoch + 1) % interval == 0 and hooks.score is not None and not run.is_over:

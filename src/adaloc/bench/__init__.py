@@ -1,0 +1,1 @@
+"""Long studies behind the claims that adaloc makes: commands whose results are kept as JSON."""

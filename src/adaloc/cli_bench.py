@@ -1,0 +1,56 @@
+"""`adaloc bench`: the long studies behind the claims, as commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adaloc.cli_guard import console, guarded
+from adaloc.config import Config
+from adaloc.config_file import load_config
+from adaloc.errors import ConfigError
+
+bench_app = typer.Typer(help="Long studies behind the claims that adaloc makes.", no_args_is_help=True)
+
+
+@bench_app.command()
+@guarded
+def lr(
+    work: Annotated[Path, typer.Option("--work", help="Folder for the data and finished runs; goes on from there.")],
+    config: Annotated[Path, typer.Option("--config", "-c", help="JSON config of the reference problem.")] = Path(
+        "benchmarks/config_bench_lr.json"
+    ),
+    problem: Annotated[str, typer.Option(help="reference, or digits (scikit-learn's).")] = "reference",
+    steps: Annotated[int, typer.Option(min=20, help="Optimizer steps of every run, trials included.")] = 300,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
+    methods: Annotated[str, typer.Option(help="Comma-separated; default: all.")] = "",
+    rates: Annotated[str, typer.Option(help="Initial learning rates, comma-separated; default: 1e-6 to 1e-1.")] = "",
+    jobs: Annotated[int, typer.Option(min=1, help="Processes at once, each of one thread.")] = 1,
+    out: Annotated[Path | None, typer.Option("--out", help="JSON file for the table.")] = None,
+) -> None:
+    """Does the initial learning rate matter? Trains with each method from each rate, and compares with the best tuned.
+
+    Example: adaloc bench lr --work WORK --problem digits --out benchmarks/results/lr_digits_300.json
+    """
+    from adaloc.bench.lr import METHODS, RATES, run_study, show, write_results
+
+    if problem not in ("reference", "digits"):
+        raise ConfigError(f"--problem {problem} is not known. Choose reference or digits.")
+    chosen = methods.split(",") if methods else list(METHODS)
+    if unknown := sorted(set(chosen) - set(METHODS)):
+        raise ConfigError(f"--methods: {', '.join(unknown)} is not known. Choose from {', '.join(METHODS)}.")
+    try:
+        chosen_rates = [float(rate) for rate in rates.split(",")] if rates else list(RATES)
+    except ValueError:
+        raise ConfigError(f"--rates {rates} is not understood; write for example 1e-4,1e-3.") from None
+    raw = load_config(config).model_dump(mode="json")
+    raw["data"]["root"] = str(work / "data")
+    table = run_study(
+        Config.model_validate(raw), problem=problem, steps=steps, seeds=range(seeds), methods=chosen,
+        rates=chosen_rates, jobs=jobs, work=work, console=console,
+    )  # fmt: skip
+    show(table, console)
+    if out is not None:
+        write_results(table, out)

@@ -1,0 +1,58 @@
+"""What all commands share: the consoles, and errors as one message with the documented exit status."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import re
+from collections.abc import Callable
+from typing import Any, ParamSpec
+
+import typer
+from rich.console import Console
+
+from adaloc.errors import AdalocError
+
+_OUT_OF_MEMORY = re.compile(r"out of memory|can.t allocate|alloc_cpu")
+P = ParamSpec("P")
+
+console = Console()
+errors = Console(stderr=True)
+
+
+def guarded(command: Callable[P, int | None]) -> Callable[P, None]:
+    """Turns errors into one message and the documented exit status."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            status = command(*args, **kwargs) or 0
+        except AdalocError as error:
+            errors.print(f"[red]Error:[/red] {escape(error)}", soft_wrap=True, highlight=False)
+            status = error.exit_status
+        except KeyboardInterrupt:
+            errors.print(
+                "\nInterrupted. Finished files are kept. A simulation goes on by itself, a training with --resume auto."
+            )
+            status = 130
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise
+            named = f"{error.filename}: " if error.filename else ""
+            reason = f"{named}{error.strerror or error}. Check the disk's free space and the permissions."
+            errors.print(f"[red]Error:[/red] {escape(reason)}", soft_wrap=True, highlight=False)
+            status = 1
+        except (MemoryError, RuntimeError) as error:
+            # torch reports exhausted memory, on the CPU and the GPU, as a RuntimeError of these words.
+            if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(str(error)):
+                raise
+            errors.print("[red]Error:[/red] The memory does not suffice. Lower data.batch_size, or crop the movie.")
+            status = 1
+        raise typer.Exit(status)
+
+    return run
+
+
+def escape(text: Any) -> str:
+    """Text that rich prints as it is."""
+    return str(text).replace("[", r"\[")
