@@ -256,6 +256,10 @@ def _announce(run: Run, console: Console) -> None:
         f"knowing nothing scores {no_information:.4g}, a perfect prediction 0. Results go to {run.folder}",
         soft_wrap=True,
     )
+    if run.floor is not None and run.floor.loss is not None:
+        console.print(f"Physics allows a loss of {run.floor.loss:.4g} (computed in {run.floor.seconds:.1f} s)")
+    elif run.floor is not None:
+        console.print(f"What loss physics allows is unknown: {run.floor.unknown_because}", soft_wrap=True)
 
 
 def _describe_epoch(record: dict[str, Any]) -> str:

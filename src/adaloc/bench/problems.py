@@ -108,7 +108,7 @@ def _reference(task: Task, config: Config) -> float:
         raw["training"] |= {"epochs": epochs, "lr_first": task.lr, "lr_second": task.lr}
         if task.method not in OWN_OPTIMIZER:
             raw["training"]["adaptive_lr_config"] = rate_config(task.method, task.lr, epochs)
-        run = setup(Config.model_validate(raw), training, validation)
+        run = setup(Config.model_validate(raw), training, validation, with_floor=False)
         if task.method in OWN_OPTIMIZER:
             _train_with_own_optimizer(task, run)
         else:

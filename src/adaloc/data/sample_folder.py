@@ -177,6 +177,13 @@ def read_background(folder: Path) -> FloatArray | None:
     return _read_datasets(folder / EMITTERS_FILE, {"background/photons": 1})["background/photons"]
 
 
+def read_coefficients(folder: Path) -> tuple[FloatArray, FloatArray] | None:
+    """(N, 21) Zernike phases in radians and amplitudes, rows as `emitter_id`; None where the folder does not say."""
+    arrays = _read_datasets(folder / EMITTERS_FILE, {"zernike_coeffs/phase": 2, "zernike_coeffs/mag": 2})
+    phase, magnitude = arrays["zernike_coeffs/phase"], arrays["zernike_coeffs/mag"]
+    return None if phase is None or magnitude is None else (phase, magnitude)
+
+
 def read_pixel_size(folder: Path) -> PixelSize | None:
     """The pixel size in a sample folder's OME metadata, or None where it has none."""
     return movie_pixel_size(find_movie(folder if folder.is_dir() else folder.parent))

@@ -44,17 +44,26 @@ def choose_targets(
 
     Those with fewer than `min_photons`, or outside of the field, are none. Of two in one pixel the brighter is.
     """
+    rows, pixel = target_rows(emitters, size_px, min_photons)
+    return emitters.select(rows), pixel
+
+
+def target_rows(
+    emitters: EmitterRows, size_px: tuple[int, int], min_photons: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same choice as rows of `emitters`, and their flat pixel."""
     height, width = size_px
     row, column = emitters.y.round().long(), emitters.x.round().long()
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width) & (emitters.photons >= min_photons)
-    emitters, pixel = emitters.select(inside), ((emitters.window * height + row) * width + column)[inside]
+    rows = torch.nonzero(inside)[:, 0]
+    pixel = ((emitters.window * height + row) * width + column)[rows]
     # Brightest last, then a stable sort by pixel: the last of each run of equal pixels is the brightest.
-    order = torch.argsort(emitters.photons, stable=True)
+    order = torch.argsort(emitters.photons[rows], stable=True)
     order = order[torch.argsort(pixel[order], stable=True)]
     pixel = pixel[order]
     last = torch.ones_like(pixel, dtype=torch.bool)
     last[:-1] = pixel[1:] != pixel[:-1]
-    return emitters.select(order[last]), pixel[last]
+    return rows[order[last]], pixel[last]
 
 
 def encode_targets(

@@ -225,7 +225,16 @@ class TrainingWindows:
 
 
 def validation_batches(samples: Sequence[Sample], data: DataConfig) -> list[Batch]:
-    """The fixed windows of validation: spread evenly over each movie, in its middle; `batch_size` at once.
+    """The fixed windows of validation, `batch_size` at once."""
+    cuts, length = validation_cuts(samples, data), data.consecutive_frames
+    return [
+        make_batch(cuts[i : i + data.batch_size], length, data.image_size, length)
+        for i in range(0, len(cuts), data.batch_size)
+    ]
+
+
+def validation_cuts(samples: Sequence[Sample], data: DataConfig) -> list[Cut]:
+    """Where these windows are: spread evenly over each movie, in its middle.
 
     Windows next to each other would show the same emitters again and say little more than one of them.
     """
@@ -235,10 +244,7 @@ def validation_batches(samples: Sequence[Sample], data: DataConfig) -> list[Batc
         num_frames, height, width = sample.frames_THW.shape
         top, left = (height - size) // 2, (width - size) // 2
         cuts += [Cut(sample, int((i + 0.5) / count * (num_frames - length + 1)), top, left) for i in range(count)]
-    return [
-        make_batch(cuts[i : i + data.batch_size], length, size, data.consecutive_frames)
-        for i in range(0, len(cuts), data.batch_size)
-    ]
+    return cuts
 
 
 def make_batch(cuts: Sequence[Cut], num_frames: int, size_px: int, consecutive_frames: int) -> Batch:

@@ -138,6 +138,11 @@ def _loss_now(run: Run, analysis: Analysis) -> str:
         if analysis.last_loss > (1 + _NO_INFORMATION_MARGIN) * line:
             return f"{loss}, worse than the no-information loss {plain_number(line)}"
         return f"{loss}, at the no-information loss {plain_number(line)}: the network has learned nothing"
+    if math.isfinite(analysis.captured_percent):
+        return (
+            f"{loss}, and the best model captures {analysis.captured_percent:.1f} % of the information between the "
+            f"no-information loss {plain_number(line)} and the physical floor {plain_number(run.floor)}"
+        )
     if not math.isfinite(analysis.explained_percent):
         return loss
     share = f"{analysis.explained_percent:.1f} %"

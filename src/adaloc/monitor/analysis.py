@@ -53,6 +53,8 @@ class Analysis:
         best_loss: lowest finite validation loss.
         best_after: epochs after which it was reached.
         explained_percent: share of the no-information loss that the best model explains; negative when it is worse.
+        captured_percent: share of what can be known, by the best model: 0 at the no-information loss, 100 at the
+            physical floor; NaN when the floor is unknown.
         noise: scatter of the recent validation losses about their trend (one standard deviation, robust).
         slope: change of the validation loss per epoch in the last window (Theil-Sen).
         slope_error: standard error of `slope` from `noise`.
@@ -75,6 +77,7 @@ class Analysis:
     best_loss: float
     best_after: int | None
     explained_percent: float
+    captured_percent: float
     noise: float
     slope: float
     slope_error: float
@@ -111,6 +114,7 @@ def analyse(run: Run) -> Analysis:
         best_loss=best_loss,
         best_after=best_after,
         explained_percent=explained_percent(best_loss, run.no_information_loss),
+        captured_percent=captured_percent(best_loss, run.no_information_loss, run.floor),
         noise=noise,
         slope=slope,
         slope_error=slope_error,
@@ -143,6 +147,17 @@ def explained_percent(loss: float, no_information_loss: float) -> float:
     if not (math.isfinite(loss) and math.isfinite(no_information_loss) and no_information_loss > 0):
         return math.nan
     return 100 * (1 - loss / no_information_loss)
+
+
+def captured_percent(loss: float, no_information_loss: float, floor: float) -> float:
+    """100 (no-information - loss) / (no-information - floor): the captured information; NaN when unknown.
+
+    >>> captured_percent(5.5, 5.5, 0.5), captured_percent(1.5, 5.5, 0.5), captured_percent(0.5, 5.5, 0.5)
+    (0.0, 80.0, 100.0)
+    """
+    if not (math.isfinite(loss) and math.isfinite(floor) and floor < no_information_loss < math.inf):
+        return math.nan
+    return 100 * (no_information_loss - loss) / (no_information_loss - floor)
 
 
 def plain_number(value: float) -> str:

@@ -32,6 +32,8 @@ def key_facts(run: Run, analysis: Analysis) -> list[Fact]:
         ("validation loss", plain_number(analysis.last_loss)),
         ("best validation loss", f"{best} (epoch {analysis.best_after})" if analysis.best_after else best),
         ("no-information loss", plain_number(run.no_information_loss)),
+        ("physical floor", plain_number(run.floor) if math.isfinite(run.floor) else "unknown"),
+        ("captured information", describe_captured(analysis)),
         ("explained by the best model", _percent(analysis.explained_percent)),
         ("epochs", f"{analysis.num_epochs} of {run.planned_epochs or 'unknown'}"),
         ("training time", describe_duration(float(run.epochs.wall_s[-1]) if len(run.epochs) else None)),
@@ -44,12 +46,24 @@ def key_facts(run: Run, analysis: Analysis) -> list[Fact]:
     return facts
 
 
+def describe_floor(run: Run) -> str:
+    """The loss that physics allows, or why it is unknown."""
+    return plain_number(run.floor) if math.isfinite(run.floor) else f"unknown: {run.floor_unknown_because}"
+
+
+def describe_captured(analysis: Analysis) -> str:
+    """The captured information of the best model in percent, or that it is unknown."""
+    return _percent(analysis.captured_percent) if math.isfinite(analysis.captured_percent) else "unknown"
+
+
 def convergence_facts(run: Run, analysis: Analysis) -> list[Fact]:
     """Trend, noise, stagnation, stability."""
     change = plain_number(analysis.slope)
     if math.isfinite(analysis.slope_error):
         change += f" +- {analysis.slope_error:.1e}"
+    unknown = [] if math.isfinite(run.floor) else [("physical floor", describe_floor(run))]
     return [
+        *unknown,
         ("trend of the last window", f"{analysis.trend} ({change} per epoch, {WINDOW} epochs)"),
         ("epoch-to-epoch noise", plain_number(analysis.noise)),
         ("epochs since the best", "-" if analysis.epochs_since_best is None else str(analysis.epochs_since_best)),

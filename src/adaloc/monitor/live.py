@@ -18,7 +18,13 @@ from adaloc.emitters import FloatArray
 from adaloc.errors import DataError
 from adaloc.monitor.advice import advise, describe_duration, verdict
 from adaloc.monitor.analysis import Analysis, analyse, plain_number
-from adaloc.monitor.facts import describe_adjustment, describe_counts, metric_facts
+from adaloc.monitor.facts import (
+    describe_adjustment,
+    describe_captured,
+    describe_counts,
+    describe_floor,
+    metric_facts,
+)
 from adaloc.monitor.log import LOG_FILE, Run, load_run
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -87,6 +93,7 @@ def plain_view(run: Run, quiet_s: float = 0.0, utf8: bool = True) -> str:
     lines = [verdict(run), f"  {_progress_words(run, analysis)}"]
     if len(run.epochs):
         lines.append(f"  loss {sparkline(run.epochs.val_loss, utf8=utf8)}  learning rate {run.epochs.lr[-1]:.2e}")
+    lines.append(f"  {_limits_words(run, analysis)}")
     if run.adjustments:
         lines.append(f"  adjustments: {describe_counts(analysis.adjustments)}; last: {_adjustments(run)[-1]}")
     if run.metrics:
@@ -109,6 +116,7 @@ def live_view(run: Run, quiet_s: float = 0.0, utf8: bool = True) -> RenderableTy
         lowest, highest = _range(run.epochs.val_loss)
         table.add_row("", Text(f"{plain_number(lowest)} to {plain_number(highest)}, logarithmic", style="dim"))
         table.add_row("learning rate", Text(f"{run.epochs.lr[-1]:.2e}"))
+    table.add_row("limits", Text(_limits_words(run, analysis)))
     table.add_row("adjustments", Text("\n".join([describe_counts(analysis.adjustments), *_adjustments(run)])))
     if run.metrics:
         table.add_row("detection", Text(", ".join(f"{label} {value}" for label, value in metric_facts(run))))
@@ -177,6 +185,13 @@ def _progress_words(run: Run, analysis: Analysis) -> str:
     if run.end is None and analysis.seconds_left is not None:
         words += f", {describe_duration(analysis.seconds_left)} left"
     return words
+
+
+def _limits_words(run: Run, analysis: Analysis) -> str:
+    lines = f"no-information loss {plain_number(run.no_information_loss)}, physical floor {describe_floor(run)}"
+    if not len(run.epochs) or not math.isfinite(run.floor):
+        return lines
+    return f"{lines}, captured information {describe_captured(analysis)}"
 
 
 def _adjustments(run: Run) -> list[str]:

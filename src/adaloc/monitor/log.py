@@ -110,6 +110,22 @@ class Run:
         return number(self.start.get("no_information_loss"))
 
     @property
+    def floor(self) -> float:
+        """Loss that physics allows; NaN when it is unknown."""
+        return number(self.start.get("floor"))
+
+    @property
+    def floor_channels(self) -> dict[str, float]:
+        """Floor of each channel before weighting; empty when unknown."""
+        channels = self.start.get("floor_channels")
+        return {str(name): number(v) for name, v in channels.items()} if isinstance(channels, dict) else {}
+
+    @property
+    def floor_unknown_because(self) -> str:
+        """Why the floor is unknown."""
+        return str(self.start.get("floor_unknown_because") or "the log does not say it")
+
+    @property
     def channel_weights(self) -> dict[str, float]:
         """Weight of each channel in the loss; empty when the log does not say."""
         names, weights = self.start.get("channels"), self.start.get("channel_weights")

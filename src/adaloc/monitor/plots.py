@@ -148,6 +148,7 @@ def _draw_losses(ax: Any, run: Run, after: FloatArray) -> None:
     line = run.no_information_loss
     if math.isfinite(line):
         ax.axhline(line, color=_VERMILION, lw=1.2, ls="--", label=f"no-information loss {plain_number(line)}")
+    _draw_floor(ax, run)
     initial = first_loss(run) if run.initial is not None else math.nan
     if math.isfinite(initial):
         ax.plot(
@@ -160,7 +161,7 @@ def _draw_losses(ax: Any, run: Run, after: FloatArray) -> None:
             label=f"before training {plain_number(initial)}",
             clip_on=False,
         )
-    _set_loss_scale(ax, np.concatenate([train, val, [line, initial]]))
+    _set_loss_scale(ax, np.concatenate([train, val, [line, initial, run.floor]]))
     for promise in promises(run) or ():
         ax.axhline(promise.level, color="gray", lw=0.8, ls=":", alpha=0.8)
         text = f"promised: {promise.level:g} within {promise.within_epochs}"
@@ -173,6 +174,13 @@ def _draw_losses(ax: Any, run: Run, after: FloatArray) -> None:
                 ms=5, label=f"not a finite number ({num_bad})")  # fmt: skip
     ax.set_title("(a) loss", loc="left", fontsize=11)
     _legend(ax)
+
+
+def _draw_floor(ax: Any, run: Run) -> None:
+    if math.isfinite(run.floor):
+        ax.axhline(run.floor, color=_GREEN, lw=1.4, ls="-.", label=f"physical floor {plain_number(run.floor)}")
+    else:
+        ax.plot([], [], color=_GREEN, ls="", label="physical floor unknown")
 
 
 def _draw_rate(ax: Any, run: Run, after: FloatArray) -> None:
@@ -206,6 +214,9 @@ def _draw_channels(ax: Any, run: Run, after: FloatArray) -> None:
         drawn.append(relative)
         known = relative[np.isfinite(relative)]
         last = f" {known[-1]:.3g}" if len(known) else ""
+        floor = run.floor_channels.get(name, math.nan) / reference
+        if floor > 0:  # detection's is 0 by definition, and no news
+            last += f" (floor {floor:.3g})"
         # x and y often coincide; dashes let the one below be seen.
         dashes = "--" if name == "y" else "-"
         smooth = moving_average(relative, 5)

@@ -3,6 +3,8 @@
 Keys:
 
 - version, seed, device, num_parameters, no_information_loss: as the log's start event has them
+- physical_floor: the loss that physics allows; captured_information: percent of the way from the no-information
+  loss to it, by the best model; both null where the data do not tell their physics
 - status: finished, stopped_early, interrupted, or unfinished (running, or killed)
 - epochs, steps: finished ones; wall_s: seconds of training and validation over all resumes
 - val_loss: initial (before the first step), epoch_50 and epoch_200 (after so many epochs), final (last epoch),
@@ -61,7 +63,9 @@ def build_summary(run: Run) -> dict[str, Any]:
         "best_epoch": analysis.best_after,
         "explained_percent": _finite(analysis.explained_percent),
         "val_channels": {name: _finite(_last(values)) for name, values in epochs.val_channels.items()},
+        "captured_information": _finite(analysis.captured_percent),
         "no_information_loss": _finite(run.no_information_loss),
+        "physical_floor": _finite(run.floor),
         "num_parameters": _whole(run.start.get("num_parameters")),
         "device": _text(run.start.get("device")),
         "lr": {

@@ -42,6 +42,7 @@ def write_start(run: Run, board: SummaryWriter, initial: LossSums) -> None:
         precision="bfloat16" if run.bfloat16 else "float32",
         num_parameters=num_parameters(run.model.network),
         no_information_loss=run.loss.no_information_loss,
+        **_floor_fields(run),
         channels=list(CHANNELS),
         channel_weights=list(run.loss.weights),
         left_out_channels=left_out_channels(run.model.scaling),
@@ -54,6 +55,19 @@ def write_start(run: Run, board: SummaryWriter, initial: LossSums) -> None:
         val_channels=dict(zip(CHANNELS, run.loss.channels(initial).tolist(), strict=True)),
     )
     board.add_scalar("Loss/No_Information", run.loss.no_information_loss, 0)
+    if run.floor is not None and run.floor.loss is not None:
+        board.add_scalar("Loss/Physical_Floor", run.floor.loss, 0)
+
+
+def _floor_fields(run: Run) -> dict[str, Any]:
+    if run.floor is None:
+        return {"floor": None, "floor_channels": None, "floor_unknown_because": "it was not computed"}
+    channels = run.floor.channels
+    return {
+        "floor": run.floor.loss,
+        "floor_channels": None if channels is None else dict(zip(CHANNELS, channels, strict=True)),
+        "floor_unknown_because": run.floor.unknown_because,
+    }
 
 
 def epoch_record(run: Run, epoch: int, val_loss: float, val_channels: list[float], rate: float) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from adaloc.models.device import choose_device, keep_freed_memory, use_bfloat16
 from adaloc.models.losses import ChannelLoss, LossSums, make_loss
 from adaloc.models.model_file import Model, make_model
 from adaloc.random_streams import Stream, torch_stream
+from adaloc.training.floor import Floor, physical_floor
 from adaloc.training.learning_rate import LearningRate
 from adaloc.training.optimizers import Optimizer, make_optimizer
 from adaloc.training.rewind import Rewind
@@ -67,6 +68,8 @@ class Run:
     windows: TrainingWindows
     validation: list[Batch]
     log: RunLog
+    floor: Floor | None = None
+    """What physics allows; None in a resumed run, whose log has it."""
     step: int = 0
     place: int = 0
     wall_s: float = 0.0
@@ -119,9 +122,14 @@ class Run:
 
 
 def setup(
-    config: Config, training: Sequence[Sample], validation: Sequence[Sample], state: dict[str, Any] | None = None
+    config: Config,
+    training: Sequence[Sample],
+    validation: Sequence[Sample],
+    state: dict[str, Any] | None = None,
+    *,
+    with_floor: bool = True,
 ) -> Run:
-    """Builds a run, from scratch or from a checkpoint's state."""
+    """Builds a run, from scratch or from a checkpoint's state; a new one with its physical floor, if it is wanted."""
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     device = choose_device(config.device)
@@ -158,6 +166,8 @@ def setup(
     )
     if state is not None:
         run.load_state(state)
+    elif with_floor:
+        run.floor = physical_floor(validation, config, run.loss)
     return run
 
 

@@ -3,7 +3,8 @@
 Events (`event` names the kind; all carry `time_s`, seconds since 1970):
 
 - start: version, seed, epochs, steps_per_epoch, device, num_parameters, no_information_loss,
-  channels (names in the loss), channel_weights, lr_first, scheduler_type
+  floor (the loss that physics allows, or null), floor_channels (name -> floor before weighting, or null),
+  floor_unknown_because (empty when known), channels (names in the loss), channel_weights, lr_first, scheduler_type
 - resume: epoch (the first epoch that is run again), step
 - integrity: findings (each with cause, severity, evidence), measured, undecided, seconds; of the data, before the
   first step and before each resume
