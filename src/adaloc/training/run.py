@@ -147,11 +147,19 @@ def setup(
 
 def batch_errors(run: Run, batch: Batch) -> LossSums:
     """The errors of a batch that is on the run's device; differentiable."""
+    return run.loss.sums(predict(run, batch), batch_targets(run, batch))
+
+
+def predict(run: Run, batch: Batch) -> torch.Tensor:
+    """(N, 6, H, W) network outputs for the target frames of a batch that is on the run's device."""
     with _autocast(run):
-        outputs_BKHW = run.model.predict(batch.adu_BTHW).flatten(0, 1)
+        return run.model.predict(batch.adu_BTHW).flatten(0, 1)
+
+
+def batch_targets(run: Run, batch: Batch) -> torch.Tensor:
+    """(N, 6, H, W) targets of a batch, in their own units."""
     height, width = batch.adu_BTHW.shape[-2:]
-    targets_BKHW = encode_targets(batch.emitters, batch.background_N, (height, width), run.config.data.min_photons)
-    return run.loss.sums(outputs_BKHW, targets_BKHW)
+    return encode_targets(batch.emitters, batch.background_N, (height, width), run.config.data.min_photons)
 
 
 def _autocast(run: Run) -> AbstractContextManager[Any]:
