@@ -17,8 +17,8 @@ import torch
 from adaloc.data.windows import Batch
 from adaloc.models.model_file import Model, make_model
 from adaloc.training.batch_signals import shuffle_gap
+from adaloc.training.cures import windows_of
 from adaloc.training.run import Run, batch_errors, batch_targets, predict
-from adaloc.training.signals import first_windows
 
 TRIAL_STEPS = 20
 _BOOST_FACTORS = (10.0, 100.0, 1000.0)
@@ -75,7 +75,8 @@ def overfit_fresh(run: Run) -> float:
         model = make_model(run.config, run.model.scaling)
     model.network.to(run.device).train()
     learner = dataclasses.replace(run, model=model)
-    batch = first_windows(run.windows[_FAR_STEP].to(run.device), _OVERFIT_WINDOWS)
+    batch = run.windows[_FAR_STEP].to(run.device)
+    batch = windows_of(batch, 0, min(_OVERFIT_WINDOWS, len(batch.adu_BTHW)))
     optimizer = torch.optim.AdamW(model.network.parameters(), lr=_OVERFIT_RATE)
     losses = []
     for _ in range(_OVERFIT_STEPS):

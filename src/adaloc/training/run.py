@@ -68,6 +68,8 @@ class Run:
     best_epoch: int = -1
     best_model: dict[str, Any] | None = None
     progress: Progress = field(default_factory=Progress)
+    cures: dict[str, Any] = field(default_factory=dict)
+    """What the loop has mended so far, as plain containers (cures.py)."""
 
     @property
     def epoch(self) -> int:
@@ -90,6 +92,7 @@ class Run:
             "wall_s": self.wall_s,
             "best": {"val_loss": self.best_val_loss, "epoch": self.best_epoch, "model": self.best_model},
             "progress": vars(self.progress),
+            "cures": self.cures,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -101,6 +104,7 @@ class Run:
         best = state["best"]
         self.best_val_loss, self.best_epoch, self.best_model = best["val_loss"], best["epoch"], best["model"]
         self.progress = Progress(**state["progress"])
+        self.cures = state.get("cures", {})  # checkpoints of before have none
         if state["epoch"] != self.epoch:
             raise CheckpointError(
                 "The checkpoint counts other steps in an epoch: the number of training samples has changed since. "

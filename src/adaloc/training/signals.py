@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from adaloc.config import CHANNELS
-from adaloc.data.targets import EmitterRows
 from adaloc.data.windows import Batch
 from adaloc.simulation.camera import to_photons
 from adaloc.training.batch_signals import (
@@ -26,6 +25,7 @@ from adaloc.training.batch_signals import (
     shuffle_gap,
     target_signals,
 )
+from adaloc.training.cures import windows_of
 from adaloc.training.layer_signals import (
     Before,
     UnitWatch,
@@ -184,7 +184,7 @@ def look_at_batch(run: Run, batch: Batch) -> dict[str, Any]:
     """
     network = run.model.network
     num = max(len(batch.adu_BTHW) // 2, 1)
-    half = first_windows(batch, num)
+    half = windows_of(batch, 0, num)
     targets = batch_targets(run, half)
     buffers = [buffer.clone() for buffer in network.buffers()]
     watch = UnitWatch()
@@ -224,13 +224,6 @@ def noise_signals(half_norm: float, norm: float, half_windows: int, run: Run) ->
         "gradient_noise": (half_norm**2 - norm**2) / (1 / half_windows - 1 / whole),
         "batch_windows": float(whole),
     }
-
-
-def first_windows(batch: Batch, num: int) -> Batch:
-    """The first `num` windows of a batch."""
-    targets_per_window = len(batch.background_N) // len(batch.adu_BTHW)
-    rows: EmitterRows = batch.emitters.select(batch.emitters.window < num * targets_per_window)
-    return Batch(batch.adu_BTHW[:num], rows, batch.background_N[: num * targets_per_window])
 
 
 def _plain(signals: dict[str, Any]) -> dict[str, Any]:
