@@ -11,7 +11,7 @@ PACKAGE = ROOT / "src" / "adaloc"
 ORDER = (
     "errors", "files", "config", "config_file", "emitters", "random_streams", "progress",
     "simulation", "data", "models", "localize", "evaluation", "training", "monitor",
-    "checks", "main_job", "cli", "__main__",
+    "checks", "main_job", "diagnose", "bench", "cli", "__main__",
 )  # fmt: skip
 
 

@@ -124,6 +124,9 @@ def train(
     resume: Annotated[
         str | None, typer.Option("--resume", help='Checkpoint to go on from, or "auto" for the latest if there is one.')
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on where a diagnosis says that the training cannot succeed.")
+    ] = False,
     skip_checks: Annotated[bool, typer.Option("--skip-checks", help="Leave the environment check out.")] = False,
     monitor_only: Annotated[
         bool, typer.Option("--monitor-only", help="Train nothing; watch the run of this config.")
@@ -141,7 +144,7 @@ def train(
         return 0
     from adaloc.main_job import train as run_training
 
-    return run_training(settings, resume=resume, skip_checks=skip_checks, console=console)
+    return run_training(settings, resume=resume, skip_checks=skip_checks, console=console, force=force)
 
 
 @app.command()
@@ -160,6 +163,52 @@ def monitor(
     from adaloc.monitor.command import monitor as look
 
     look(run, mode, interval)  # type: ignore[arg-type]
+
+
+@app.command()
+@guarded
+def diagnose(
+    run: Annotated[Path, typer.Argument(help="Run folder.")] = Path("outputs/training_results_adaptive"),
+    lang: Annotated[str, typer.Option("--lang", help="Language of the words: en or zh.")] = "en",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    log_only: Annotated[
+        bool, typer.Option("--log-only", help="Make no trials on copies of the network; the log alone.")
+    ] = False,
+) -> None:
+    """Says why a run does not learn, or that nothing is wrong: causes, evidence, and what to do.
+
+    Example: adaloc diagnose outputs/training_results_adaptive --lang zh
+    """
+    if lang not in ("en", "zh"):
+        raise ConfigError(f"--lang {lang} is not known. Choose en or zh.")
+    from adaloc.diagnose import diagnose_folder
+
+    print(diagnose_folder(run, lang, as_json=as_json, log_only=log_only))  # type: ignore[arg-type]
+
+
+bench = typer.Typer(help="Benchmarks of the training strategy.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+
+@bench.command()
+@guarded
+def stalls(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for data, runs and results.")] = Path(
+        "outputs/stalls"
+    ),
+    seeds: Annotated[str, typer.Option(help="Seeds of each cause, first:last.")] = "5:14",
+    healthy_seeds: Annotated[str, typer.Option(help="Seeds of the healthy runs, first:last.")] = "10:59",
+    causes: Annotated[str, typer.Option(help="Causes, separated by commas; all when empty.")] = "",
+    jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    rerank: Annotated[bool, typer.Option("--rerank", help="Rank the stored evidence again; train nothing.")] = False,
+) -> None:
+    """Puts each cause of a stall into real runs and counts how often the diagnosis names it; goes on where it stopped.
+
+    Example: adaloc bench stalls --seeds 5:14 --out outputs/stalls
+    """
+    from adaloc.bench.command import bench_stalls
+
+    bench_stalls(out, parse_range(seeds), parse_range(healthy_seeds), causes, jobs, rerank, console)
 
 
 @app.command()
@@ -233,6 +282,16 @@ def parse_pixel_size(text: str) -> PixelSize:
     if not (1 < x < 10_000 and 1 < y < 10_000):
         raise ConfigError(f"--pixel-size-nm {text}: a camera pixel in the sample has between 1 and 10000 nm.")
     return PixelSize(x=x, y=y)
+
+
+def parse_range(text: str) -> list[int]:
+    """5:14 to the whole numbers from 5 to 14; 5 to that alone.
+
+    Raises:
+        ConfigError: when it is neither.
+    """
+    first, last = _parse_pair(text.replace(":", "x") if ":" in text else f"{text}x{text}", "a range of seeds", int)
+    return list(range(first, last + 1))
 
 
 def main(arguments: list[str] | None = None) -> None:

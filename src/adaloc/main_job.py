@@ -37,6 +37,9 @@ from adaloc.progress import ProgressLine
 from adaloc.simulation.camera import to_photons
 from adaloc.training.checkpoint import BEST, LATEST, load_checkpoint
 from adaloc.training.controller import Decision
+from adaloc.training.cures import describe_cure
+from adaloc.training.diagnosis import first_named
+from adaloc.training.diagnosis_text import describe
 from adaloc.training.recording import Score
 from adaloc.training.run import Run, best_model, loss_over_samples, setup
 from adaloc.training.trainer import Hooks, fit
@@ -46,7 +49,7 @@ _FRAMES_SCORED_WHILE_TRAINING = 20  # of each validation sample; all of them at 
 _NUM_EXAMPLES = 6
 
 
-def train(config: Config, *, resume: str | None, skip_checks: bool, console: Console) -> int:
+def train(config: Config, *, resume: str | None, skip_checks: bool, console: Console, force: bool = False) -> int:
     """Runs the whole job.
 
     Args:
@@ -54,6 +57,7 @@ def train(config: Config, *, resume: str | None, skip_checks: bool, console: Con
         resume: None for a new run, "auto" for the latest checkpoint if there is one, or a checkpoint's path.
         skip_checks: leave the environment check out.
         console: where messages go.
+        force: go on where a diagnosis says that the training cannot succeed.
 
     Returns:
         The exit status: 0 finished, 130 interrupted.
@@ -79,6 +83,11 @@ def train(config: Config, *, resume: str | None, skip_checks: bool, console: Con
             on_decision=lambda *decision: _say_decision(line, *decision),
             score=lambda model, final: _score(run, model, validation, final),
             should_stop=lambda: bool(interrupted),
+            on_diagnosis=lambda diagnosis: line.say(
+                f"epoch {diagnosis.epoch}: diagnosis: {describe(first_named(diagnosis))}"
+            ),
+            on_cure=lambda epoch, cure: line.say(describe_cure(epoch, cure)),
+            force=force,
         )
         with line:
             status = fit(run, hooks)

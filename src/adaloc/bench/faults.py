@@ -134,10 +134,11 @@ def _repeat(run: Run, _: Rng) -> None:
 
 
 def _slow_loader(run: Run, rng: Rng) -> None:
-    factor, last = rng.uniform(2.5, 5), [time.perf_counter()]
+    factor, last, steps = rng.uniform(2, 4), [time.perf_counter()], run.config.training.epochs * len(run.windows)
 
-    def wait(_: int, batch: Batch) -> Batch:
-        time.sleep(min(factor * (time.perf_counter() - last[0]), 1.0))
+    def wait(step: int, batch: Batch) -> Batch:
+        if step < steps:  # probes need not wait
+            time.sleep(min(factor * (time.perf_counter() - last[0]), 0.3))
         last[0] = time.perf_counter()
         return batch
 
@@ -202,16 +203,23 @@ def _dominant_channel(rng: Rng) -> Changes:
     return {"training": {"loss_type": "unified_decode", "unified_loss_config": {"channel_weights": weights}}}
 
 
-def _collapse(run: Run, rng: Rng) -> None:
+def _collapse(run: Run, _: Rng) -> None:
+    """The best constant of a loss to which a missed emitter costs next to nothing."""
     with torch.no_grad():
-        run.model.network.second_stage[-1].bias[0] = -rng.uniform(12, 20)
+        run.model.network.second_stage[-1].bias[0] = run.loss.best_constant()[0]
 
 
 def _saturate(run: Run, rng: Rng) -> None:
-    head = run.model.network.second_stage[-1]
+    """Logits in the flat ends of a tanh: sure of themselves, and without a gradient."""
+    head, steepness, height = run.model.network.second_stage[-1], 10 ** rng.uniform(2, 3), rng.uniform(15, 40)
     with torch.no_grad():
-        head.weight[0].normal_(0, float(rng.uniform(10, 30)))
-        head.bias[0] = float(rng.uniform(-5, 5))
+        head.weight[0].normal_(0, 1)
+        head.bias[0] = 0.0
+
+    def flatten(_: nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
+        return torch.cat([height * torch.tanh(steepness * output[:, :1]), output[:, 1:]], dim=1)
+
+    head.register_forward_hook(flatten)
 
 
 def _vanish(run: Run, rng: Rng) -> None:
@@ -259,7 +267,7 @@ def _half_precision(run: Run, rng: Rng) -> None:
 
 def _no_warmup(run: Run, rng: Rng) -> None:
     """A rate that is far too high at the very start and right after some ten steps."""
-    old, factor = run.learning_rate.at, rng.uniform(30, 100)
+    old, factor = run.learning_rate.at, rng.uniform(20, 40)
     per_step = run.windows.steps_per_epoch
 
     def at(epoch: float) -> float:
@@ -298,7 +306,11 @@ FAULTS: dict[str, Fault] = {
     "frozen_parameters": Fault(run=_freeze),
     "bad_resume": Fault(config=lambda _: {"training": {"optimizer": "adamw"}}, run=_forget_moments, resume=True),
     "one_channel_dominates": Fault(config=_dominant_channel),
-    "collapsed_to_empty": Fault(run=_collapse),
+    "collapsed_to_empty": Fault(
+        config=lambda rng: {"training": {"loss_type": "unified_decode", "unified_loss_config": {
+            "pos_weight": float(10 ** rng.uniform(-4, -2.5))}}},
+        run=_collapse,
+    ),
     "saturated_detection": Fault(run=_saturate),
     "vanishing_gradients": Fault(run=_vanish),
     "dead_units": Fault(config=lambda _: _NORMALIZED, run=_kill_units),
@@ -306,7 +318,7 @@ FAULTS: dict[str, Fault] = {
     "loader_starves": Fault(run=_slow_loader),
     "rate_too_low": Fault(config=_rate(1e-6, 1e-5)),
     "rate_too_high": Fault(config=_rate(0.3, 3.0)),
-    "warmup_missing": Fault(run=_no_warmup),
+    "warmup_missing": Fault(config=lambda _: {**_NORMALIZED, "training": {"adaptive_lr_config": {"enable_warmup": False}}}, run=_no_warmup),
     "clipped_every_step": Fault(config=lambda rng: {"training": {"clip_norm": float(10 ** rng.uniform(-9, -6))}}),
     "weight_decay_too_strong": Fault(
         config=lambda rng: {"training": {"optimizer": "adamw", "weight_decay": float(rng.uniform(15, 50))}}
@@ -317,7 +329,8 @@ FAULTS: dict[str, Fault] = {
                           "network": {"base_channels": 16}},
         samples=_few_frames,
     ),
-    "batch_noise_floor": Fault(config=lambda _: {"data": {"batch_size": 1, "image_size": 8}}),
+    "batch_noise_floor": Fault(config=lambda _: {
+        "data": {"batch_size": 2, "image_size": 12}, "network": {"normalization": "none"}, "training": {"adaptive_lr_config": {"scheduler_type": "constant"}}}),
     "network_too_small": Fault(config=lambda _: {"network": {"base_channels": 1, "depth": 0}}),
 }  # fmt: skip
 """Physical limit is put in by the benchmark's data, not by a fault."""

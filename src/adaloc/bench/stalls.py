@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def bench_config(case: str, seed: int, folder: Path) -> tuple[Config, np.random.
     simulation = _merge({"num_samples": 24, "num_frames": 60}, _DATA_KINDS[kind])
     raw: dict[str, Any] = {
         "data": {"root": str(folder / "data" / kind), "simulate_if_missing": True, "batch_size": batch,
-                 "augment_mirror": bool(rng.random() < 0.5), "augment_time_reversal": bool(rng.random() < 0.5)},
+                 "image_size": 32, "augment_mirror": bool(rng.random() < 0.5), "augment_time_reversal": bool(rng.random() < 0.5)},
         "simulation": simulation,
         "network": {"base_channels": int(rng.choice([4, 6, 8])), "depth": int(rng.choice([1, 2])),
                     "normalization": str(rng.choice(["batch", "batch", "none"]))},
@@ -92,8 +92,9 @@ def train_and_diagnose(case: str, seed: int, folder: Path) -> dict[str, Any]:
         for _ in generate(config.model_copy(update={"seed": 0}), config.data.root):
             pass
     training, validation = (load_samples(part, config.simulation.camera) for part in split_samples(config.data))
-    training, validation = fault.samples(training, rng), validation if case == "overfitting" else fault.samples(
-        validation, rng
+    training, validation = (
+        fault.samples(training, rng),
+        validation if case == "overfitting" else fault.samples(validation, rng),
     )
     begin = time.perf_counter()
     run, stopped = setup(config, training, validation), None
@@ -108,7 +109,7 @@ def train_and_diagnose(case: str, seed: int, folder: Path) -> dict[str, Any]:
     except AdalocError as error:
         stopped = {"epoch": run.epoch, "message": str(error)}
     trained_s = time.perf_counter() - begin
-    probes = make_probes(run) if stopped is None else {}
+    probes = make_probes(run) if stopped is None else None
     diagnosis = diagnose_events(read_events(run.log.path), probes)
     shutil.rmtree(run_folder, ignore_errors=True)
     return {
@@ -127,22 +128,27 @@ def train_and_diagnose(case: str, seed: int, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def run_all(cases: Sequence[str], seeds: Sequence[int], healthy_seeds: Sequence[int], folder: Path) -> Iterator[Any]:
-    """All runs that are not in `folder`/runs.jsonl yet; yields each finished one."""
+def missing_jobs(
+    folder: Path, cases: Sequence[str], seeds: Sequence[int], healthy_seeds: Sequence[int]
+) -> list[tuple[str, int]]:
+    """The (case, seed) that are not in `folder` yet. Seeds outermost, so that an interrupted benchmark has all cases."""
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "runs.jsonl"
-    done = {(r["case"], r["seed"]) for r in read_runs(path)}
-    # Seeds outermost, so that an interrupted benchmark has all cases.
+    done = {(r["case"], r["seed"]) for r in read_runs(folder / "runs.jsonl")}
     jobs = [(case, seed) for seed in seeds for case in cases if case != HEALTHY]
     jobs += [(HEALTHY, seed) for seed in healthy_seeds if HEALTHY in cases]
-    for case, seed in jobs:
-        if (case, seed) in done:
-            continue
-        result = train_and_diagnose(case, seed, folder)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(result) + "\n")
-        yield result
+    return [job for job in jobs if job not in done]
+
+
+def append_run(folder: Path, result: dict[str, Any]) -> None:
+    """Keeps a finished run."""
+    with (folder / "runs.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(result) + "\n")
+
+
+def expected_cause(case: str) -> str:
+    """What the diagnosis is to name first."""
+    return "inputs_targets_decoupled" if case == ORIGINAL else case
 
 
 def read_runs(path: Path) -> list[dict[str, Any]]:

@@ -127,6 +127,15 @@ def _has_learned(e: Evidence) -> float:
     return 1 - e.best_val_loss / e.no_information
 
 
+def _blown_up(e: Evidence) -> float:
+    """Whether steps threw the weights about: what else looks broken after that is a consequence.
+
+    Good rates change a kernel by 0.2 to 4 % in their largest steps; a tenth leaves nothing of it within ten steps. Where
+    not even one step was finite, a loss a hundred times the first says the same.
+    """
+    return either(over(e.highest_update_ratio, 0.1, 3), over(e.early_burst, 100.0))
+
+
 # --- integrity of the data -------------------------------------------------------------------------------------------
 
 
@@ -141,11 +150,11 @@ def _decoupled(e: Evidence) -> float:
 
 
 def _axes_swapped(e: Evidence) -> float:
-    # No light at the emitters' places but much at those with x and y exchanged: 5 standard errors, and above all more
-    # than at the places themselves.
+    # No light at the emitters' places but at those with x and y exchanged: 4 standard errors, which chance gives once in
+    # thirty thousand looks, and above all more than at the places themselves.
     if e.contrast_sigmas is None or e.contrast_transposed_sigmas is None:
         return 0.0
-    return both(over(e.contrast_transposed_sigmas, 5.0), over(_ratio(e.contrast_transposed, e.contrast, 1e-6), 1.5))
+    return both(over(e.contrast_transposed_sigmas, 4.0), over(_ratio(e.contrast_transposed, e.contrast, 1e-6), 1.5))
 
 
 def _repeated(e: Evidence) -> float:
@@ -168,9 +177,7 @@ def _input_scaling(e: Evidence) -> float:
     # or as narrow, is another scaling.
     if e.input_mean is None or e.input_std is None:
         return 0.0
-    return either(
-        over(abs(e.input_mean), 3.0, 3), over(e.input_std, 4.0, 3), under(e.input_std, 0.25, 3)
-    )
+    return either(over(abs(e.input_mean), 3.0, 3), over(e.input_std, 4.0, 3), under(e.input_std, 0.25, 3))
 
 
 # --- the machinery ---------------------------------------------------------------------------------------------------
@@ -180,7 +187,7 @@ def _train_eval(e: Evidence) -> float:
     # The running statistics of the normalization lag some ten steps behind, which costs some percent of the loss.
     if e.train_mode_loss is None or e.eval_mode_loss is None:
         return 0.0
-    return over(abs(_ratio(e.eval_mode_loss, e.train_mode_loss, 1e-12) - 1), 0.5, 3)
+    return over(abs(_ratio(e.eval_mode_loss, e.train_mode_loss, 1e-12) - 1), 0.25, 3)
 
 
 def _frozen(e: Evidence) -> float:
@@ -192,7 +199,9 @@ def _bad_resume(e: Evidence) -> float:
     # Moments that have seen fewer than half of the steps before the resume, or a rate that is not the controller's.
     moments = 0.0
     if e.resumed_at and e.moment_steps is not None:
-        moments = under(_ratio(e.moment_steps, e.resumed_at, 1.0), 1.0) if e.moment_steps < e.step - e.resumed_at + 1 else 0
+        moments = (
+            under(_ratio(e.moment_steps, e.resumed_at, 1.0), 1.0) if e.moment_steps < e.step - e.resumed_at + 1 else 0
+        )
     rate = over(abs(_ratio(e.rate, e.rate_asked, 1e-30) - 1), 0.01) if e.rate is not None and e.rate_asked else 0.0
     return either(moments, rate)
 
@@ -202,23 +211,25 @@ def _bad_resume(e: Evidence) -> float:
 
 def _one_channel(e: Evidence) -> float:
     # Above 0.9 the other five share a tenth: what they could win is lost in this one's noise.
-    return over(either(e.loss_share or 0.0, e.head_share or 0.0), 0.9, 30)
+    # Unless it is the probability that is sure and wrong, which has a name of its own.
+    share = either(e.loss_share or 0.0, e.head_share or 0.0)
+    return both(over(share, 0.9, 30), 1 - _saturated(e), 1 - _collapsed(e), 1 - _blown_up(e))
 
 
 def _collapsed(e: Evidence) -> float:
     # Calibrated probabilities sum to the number of emitters, also for a network that knows nothing; a tenth of that
     # is a network that says "empty" against its own interest.
-    return both(under(e.count_ratio, 0.1), under(e.p_at_emitters, 0.1))
+    return both(under(e.count_ratio, 0.1), under(e.p_at_emitters, 0.1), 1 - _blown_up(e))
 
 
 def _saturated(e: Evidence) -> float:
     # The squared error of calibrated probabilities equals the mean of p (1 - p); ten times that is sure and wrong.
-    return both(over(e.overconfidence, 10.0), 1 - _collapsed(e))
+    return both(over(e.overconfidence, 10.0), 1 - _collapsed(e), 1 - _blown_up(e))
 
 
 def _dead(e: Evidence) -> float:
     # Over half of a layer is the design's own definition.
-    return over(e.dead_share, 0.5, 8)
+    return both(over(e.dead_share, 0.5, 8), 1 - _blown_up(e))
 
 
 # --- gradients -------------------------------------------------------------------------------------------------------
@@ -226,12 +237,12 @@ def _dead(e: Evidence) -> float:
 
 def _underflow(e: Evidence) -> float:
     # Half of all gradients exactly 0 does not happen in float32, nor do many steps without a finite gradient.
-    return either(over(e.zero_gradient_share, 0.3), over(e.skipped_share, 0.2))
+    return both(either(over(e.zero_gradient_share, 0.3), over(e.skipped_share, 0.2)), 1 - _blown_up(e))
 
 
 def _vanishing(e: Evidence) -> float:
     # Five decades between the layers: float32 resolves seven, and healthy networks stay within three.
-    return under(e.gradient_depth_ratio, 1e-5, 1)
+    return both(under(e.gradient_depth_ratio, 1e-5, 1), 1 - _underflow(e), 1 - _blown_up(e))
 
 
 def _clipped(e: Evidence) -> float:
@@ -250,19 +261,24 @@ def _starves(e: Evidence) -> float:
 def _rate_too_low(e: Evidence) -> float:
     # Steps of 1e-3 of a weight are usual; at 1e-4 a weight needs ten thousand of them to change. A rate ten times as
     # high or more wins at least 5 % of the loss within 20 steps where the rate was the matter.
-    return both(under(e.update_ratio, 2e-4), over(e.boost_gain, 0.03))
+    # The highest of the run, so that a rate that came down in the end, as it should, is not meant.
+    return both(under(e.highest_update_ratio, 2e-4), over(e.boost_gain, 0.01))
 
 
 def _rate_too_high(e: Evidence) -> float:
-    # A step of a tenth of the weights, or a loss that falls by a fifth at once when the rate is annealed.
-    return either(both(over(e.anneal_gain, 0.2), over(e.update_ratio, 0.02)), over(e.update_ratio, 0.2))
+    # A loss that falls by a fifth at once when the rate is annealed, or steps of a tenth of the weights and more.
+    # Later the weights may have grown until the steps are small beside them: the highest counts, at the same rate.
+    stayed = over(e.rate_since_highest, 0.3, 4)
+    annealed = both(over(e.anneal_gain, 0.2), over(e.update_ratio, 0.02))
+    return both(either(annealed, both(_blown_up(e), stayed)), 1 - _weight_decay(e))
 
 
 def _warmup_missing(e: Evidence) -> float:
-    # Full rate from the first steps, and a loss that then rises to twice where it began.
+    # Steps of a tenth of the weights among the first ones, at full rate, which has come down since.
     if not e.highest_rate or e.first_rate is None:
         return 0.0
-    return both(over(e.early_burst, 2.0, 3), over(e.first_rate / e.highest_rate, 0.7, 4))
+    full = over(e.first_rate / e.highest_rate, 0.7, 4)
+    return both(_blown_up(e), full, under(e.rate_since_highest, 0.3, 4), 1 - _weight_decay(e))
 
 
 def _weight_decay(e: Evidence) -> float:
@@ -279,8 +295,8 @@ def _overfitting(e: Evidence) -> float:
 
 
 def _too_small(e: Evidence) -> float:
-    # Sixty steps on four windows: a network of some thousand parameters halves the loss, one of 200 wins a tenth.
-    return over(e.overfit_ratio, 0.8, 12)
+    # Sixty steps on four windows: a network of some thousand parameters wins two thirds of the loss, one of 200 a fifth.
+    return over(e.overfit_ratio, 0.6, 12)
 
 
 def _physical_limit(e: Evidence) -> float:
@@ -292,8 +308,8 @@ def _physical_limit(e: Evidence) -> float:
 
 
 def _noise_floor(e: Evidence) -> float:
-    # At twenty times the batch a gradient is 95 % noise.
-    return both(over(e.noise_over_batch, 20.0), under(e.boost_gain or 0.0, 0.03), 0.0 if e.trend == "falling" else 1.0)
+    # At thirty times the batch a gradient is 97 % noise.
+    return both(over(e.noise_over_batch, 30.0), 0.0 if e.trend == "falling" else 1.0)
 
 
 def _ratio(a: float | None, b: float | None, least: float) -> float:
@@ -323,10 +339,10 @@ RULES: Sequence[Rule] = (
     Rule("clipped_every_step", GRADIENTS, ("clip_excess", "clipped_share"), _clipped),
     Rule("weight_decay_too_strong", OPTIMIZATION, ("decay_ratio",), _weight_decay),
     Rule("loader_starves", OPTIMIZATION, ("wait_share",), _starves),
-    Rule("warmup_missing", OPTIMIZATION, ("early_burst", "early_norm_burst", "first_rate", "highest_rate"),
+    Rule("warmup_missing", OPTIMIZATION, ("highest_update_ratio", "early_burst", "first_rate", "rate_since_highest"),
          _warmup_missing),
-    Rule("rate_too_high", OPTIMIZATION, ("update_ratio", "anneal_gain", "gradient_cosine"), _rate_too_high),
-    Rule("rate_too_low", OPTIMIZATION, ("update_ratio", "boost_gain", "boost_factor", "gradient_cosine"),
+    Rule("rate_too_high", OPTIMIZATION, ("highest_update_ratio", "update_ratio", "anneal_gain", "rate", "gradient_cosine"), _rate_too_high),
+    Rule("rate_too_low", OPTIMIZATION, ("highest_update_ratio", "rate", "boost_gain", "boost_factor", "gradient_cosine"),
          _rate_too_low),
     Rule("network_too_small", LIMITS, ("overfit_ratio", "num_parameters"), _too_small),
     Rule("overfitting", LIMITS, ("gap", "gap_low", "gap_before"), _overfitting),

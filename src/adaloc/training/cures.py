@@ -117,6 +117,16 @@ class MicroBatches:
         return LossSums(total_K, count_K)
 
 
+def describe_cure(epoch: int, cure: dict[str, Any]) -> str:
+    """What was mended, in words; `cure` is the log's event."""
+    if cure["kind"] == "batch_split":
+        return f"epoch {epoch + 1}: the memory does not suffice; a batch now goes through in {cure['after']} parts"
+    return (
+        f"epoch {epoch + 1}: every step was clipped hard; clip_norm {cure['before']:.2g} -> {cure['after']:.2g}, "
+        f"{100 * _QUANTILE:.0f} % of the recent norms lie below"
+    )
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether torch says, in its words for the CPU or the GPU, that the memory does not suffice."""
     return isinstance(error, torch.OutOfMemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))

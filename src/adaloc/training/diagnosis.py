@@ -10,7 +10,7 @@ from adaloc.errors import AdalocError
 from adaloc.training.causes import Finding, is_hopeless, is_named, rank
 from adaloc.training.diagnosis_text import describe
 from adaloc.training.evidence import Evidence, gather
-from adaloc.training.probes import make_probes, probe_steps
+from adaloc.training.probes import make_probes, overfit_fresh, probe_steps
 from adaloc.training.run import Run
 from adaloc.training.run_log import Event, read_events
 from adaloc.training.signals import EARLY_EPOCHS
@@ -66,6 +66,8 @@ def diagnose_in_training(run: Run, tell: Callable[[Diagnosis], None], *, force: 
         diagnosis = diagnose_events(read_events(run.log.path))
         hopeless = [finding for finding in diagnosis.findings if is_hopeless(finding)]
         if hopeless:
+            # Whether the network is too small besides is known from a fresh one, whatever the data are.
+            diagnosis = diagnose_events(read_events(run.log.path), {"overfit_ratio": overfit_fresh(run)})
             _report(run, diagnosis, tell)
             if not force:
                 raise AdalocError(

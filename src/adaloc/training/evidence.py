@@ -81,6 +81,8 @@ class Evidence:
     # optimization
     wait_share: float | None = None
     update_ratio: float | None = None
+    highest_update_ratio: float | None = None
+    rate_since_highest: float | None = None
     decay_ratio: float | None = None
     gradient_cosine: float | None = None
     clipped_share: float | None = None
@@ -196,7 +198,7 @@ def _from_looks(looks: Sequence[Event]) -> dict[str, Any]:
     values |= _shares(recent)
     rates = [rate for look in looks if (rate := _number(look.get("rate"))) is not None]
     values["first_rate"], values["highest_rate"] = (rates[0], max(rates)) if rates else (None, None)
-    values |= _bursts(looks) | {"noise_over_batch": _noise_over_batch(looks)}
+    values |= _highest_update(looks) | _bursts(looks) | {"noise_over_batch": _noise_over_batch(looks)}
     return values
 
 
@@ -216,6 +218,15 @@ def _shares(looks: Sequence[Event]) -> dict[str, Any]:
             values["head_share"] = medians[top_head]
             values["head_share_channel"] = names[top_head] if top_head < len(names) else None
     return values
+
+
+def _highest_update(looks: Sequence[Event]) -> dict[str, Any]:
+    """The largest update over weight of all looks, and what became of the rate since: now over then."""
+    known = [(u, look) for look in looks if (u := _number(look.get("update_ratio"))) is not None]
+    # Where no step was finite, the first rate is meant.
+    highest, look = max(known, key=lambda pair: pair[0]) if known else (None, looks[0])
+    then, now = _number(look.get("rate")), _number(looks[-1].get("rate"))
+    return {"highest_update_ratio": highest, "rate_since_highest": now / then if then and now is not None else None}
 
 
 def _bursts(looks: Sequence[Event]) -> dict[str, Any]:

@@ -43,7 +43,8 @@ def update_signals(network: nn.Module, before: Before, optimizer: Optimizer) -> 
     """What a step did to the weights.
 
     update_ratio: median over kernels of |change| / |weight|.
-    frozen_share: share of the tensors that did not change at all; frozen: their names (five at most).
+    frozen_share: share of the tensors that did not change at all, though their gradient is missing or is not zero;
+        frozen: their names (five at most).
     decay_ratio: median over kernels of |decay term| / |change|.
     """
     decay = _decay_per_step(optimizer)
@@ -52,7 +53,9 @@ def update_signals(network: nn.Module, before: Before, optimizer: Optimizer) -> 
         old = before.weights[name]
         size, change = float(old.norm()), float((parameter.detach() - old).norm())
         num += 1
-        if change == 0:
+        # An exact 0 as gradient is underflow, and not this.
+        has_gradient = parameter.grad is not None and bool((parameter.grad != 0).any())
+        if change == 0 and (parameter.grad is None or has_gradient):
             frozen.append(name)
         if parameter.ndim > 1 and size > 0:
             ratios.append(change / size)

@@ -21,8 +21,11 @@ from adaloc.training.cures import windows_of
 from adaloc.training.run import Run, batch_errors, batch_targets, predict
 
 TRIAL_STEPS = 20
-_BOOST_FACTORS = (10.0, 100.0, 1000.0)
-"""A rate that is too low by any number of decades up to 1e-6 / 1e-3 is found by one of these."""
+_BOOST_FACTORS = (10.0, 1000.0)
+"""Rates that are 10 to 100 times too low win with the first, lower ones with the second."""
+_NOISE_BATCHES = 12
+_MOST_NOISE = 1000.0
+"""Stands for a gradient that drowns: twelve batches cannot tell a larger noise scale from an infinite one."""
 _OVERFIT_WINDOWS = 4
 _OVERFIT_STEPS = 60
 _OVERFIT_RATE = 1e-2
@@ -30,8 +33,8 @@ _OVERFIT_RATE = 1e-2
 _FAR_STEP = 1_000_000
 """Batches from here on: the same for every probe, and none that the run has seen or will soon see."""
 _JUDGED_BATCHES = 3
-_STUDENT_95 = 4.3
-"""Two-sided 95 % of Student's t for the two degrees of freedom that three batches leave."""
+_SIGMAS_95 = 2.1
+"""Two-sided 95 % of Student's t for the some twenty windows on either side."""
 
 
 def make_probes(run: Run) -> dict[str, Any]:
@@ -40,14 +43,14 @@ def make_probes(run: Run) -> dict[str, Any]:
     Gains are shares of the loss: 0.1 means that the trial ends 10 % lower than going on as before.
     """
     buffers = [buffer.clone() for buffer in run.model.network.buffers()]
-    results = rate_trials(run) | {"overfit_ratio": overfit_fresh(run)} | paired_gap(run)
+    results = rate_trials(run) | {"overfit_ratio": overfit_fresh(run)} | paired_gap(run) | noise_scale(run)
     assert all(torch.equal(a, b) for a, b in zip(buffers, run.model.network.buffers(), strict=True))
     return results
 
 
 def probe_steps() -> int:
     """Training steps that all probes together cost, about."""
-    return TRIAL_STEPS * (2 + len(_BOOST_FACTORS)) + _OVERFIT_STEPS // 2
+    return TRIAL_STEPS * (2 + len(_BOOST_FACTORS)) + _OVERFIT_STEPS // 2 + _NOISE_BATCHES
 
 
 def rate_trials(run: Run) -> dict[str, float]:
@@ -89,30 +92,61 @@ def overfit_fresh(run: Run) -> float:
     return min(losses[-5:]) / losses[0] if losses[0] > 0 else math.nan
 
 
+def noise_scale(run: Run) -> dict[str, float | None]:
+    """The gradient noise scale over the batch size (McCandlish et al. 2018), from gradients of independent batches.
+
+    The squared length of the true gradient is the mean product of two different batches' gradients, which is unbiased;
+    _MOST_NOISE where even its mean over all pairs is not above 0. None where there is no gradient at all.
+    """
+    trial = _copy(run)
+    parameters = [p for p in trial.model.network.parameters() if p.requires_grad]
+    if not parameters:
+        return {"noise_over_batch": None}
+    total: torch.Tensor | None = None
+    squares = 0.0
+    for i in range(_NOISE_BATCHES):
+        loss = run.loss.total(batch_errors(trial, run.windows[_FAR_STEP + i].to(run.device)))
+        found = torch.autograd.grad(loss, parameters, allow_unused=True)
+        gradient = torch.cat([g.flatten() for g in found if g is not None])
+        squares += float(gradient.square().sum())
+        total = gradient if total is None else total + gradient
+    assert total is not None
+    n = _NOISE_BATCHES
+    signal = (float(total.square().sum()) - squares) / (n * (n - 1))
+    if not math.isfinite(signal) or squares == 0:
+        return {"noise_over_batch": None}
+    return {"noise_over_batch": squares / n / signal - 1 if signal > 0 else _MOST_NOISE}
+
+
 def paired_gap(run: Run) -> dict[str, float | None]:
     """Validation against training windows, both in evaluation mode with the same weights.
 
-    gap: relative excess of the validation loss; gap_low: lower end of its 95 % interval over batches.
+    gap: relative excess of the validation loss; gap_low: lower end of its 95 % interval over windows.
     shuffle_gap_validation: what shuffling inputs costs on data that were never trained on.
     """
-    steps = range(max(run.step - _JUDGED_BATCHES, 0), max(run.step - _JUDGED_BATCHES, 0) + _JUDGED_BATCHES)
-    training = [run.windows[step].to(run.device) for step in steps]
+    first = max(run.step - _JUDGED_BATCHES, 0)
     network = run.model.network
     was_training = network.training
     network.eval()
     with torch.inference_mode():
-        seen = [float(run.loss.total(batch_errors(run, batch))) for batch in training]
-        unseen = [float(run.loss.total(batch_errors(run, batch))) for batch in run.validation]
-        first = run.validation[0]
-        shuffled = shuffle_gap(run.loss, predict(run, first), batch_targets(run, first))
+        seen = [loss for i in range(_JUDGED_BATCHES) for loss in _window_losses(run, run.windows[first + i])]
+        unseen = [loss for batch in run.validation for loss in _window_losses(run, batch)]
+        batch = run.validation[0]
+        shuffled = shuffle_gap(run.loss, predict(run, batch), batch_targets(run, batch))
     network.train(was_training)
     mean_seen, mean_unseen = statistics.fmean(seen), statistics.fmean(unseen)
     error = math.sqrt(sum(_variance_of_mean(losses) for losses in (seen, unseen)))
     return {
         "gap": (mean_unseen - mean_seen) / max(abs(mean_seen), 1e-12),
-        "gap_low": (mean_unseen - mean_seen - _STUDENT_95 * error) / max(abs(mean_seen), 1e-12),
+        "gap_low": (mean_unseen - mean_seen - _SIGMAS_95 * error) / max(abs(mean_seen), 1e-12),
         "shuffle_gap_validation": shuffled,
     }
+
+
+def _window_losses(run: Run, batch: Batch) -> list[float]:
+    batch = batch.to(run.device)
+    outputs, targets = predict(run, batch), batch_targets(run, batch)
+    return [float(run.loss.total(run.loss.sums(outputs[i : i + 1], targets[i : i + 1]))) for i in range(len(outputs))]
 
 
 def _trial(run: Run, shape: Callable[[float], float]) -> float:

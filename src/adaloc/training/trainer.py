@@ -145,9 +145,7 @@ def _loop(run: Run, hooks: Hooks, batches: Iterator[Batch], board: SummaryWriter
     return "finished"
 
 
-def _train_step(
-    run: Run, batch: Batch, clip: Clip, micro_batches: MicroBatches
-) -> tuple[bool, list[dict[str, Any]]]:
+def _train_step(run: Run, batch: Batch, clip: Clip, micro_batches: MicroBatches) -> tuple[bool, list[dict[str, Any]]]:
     """One step; whether the gradient was finite, and what was mended."""
     rate = run.learning_rate.at(run.step / run.windows.steps_per_epoch)
     for group in run.optimizer.param_groups:
