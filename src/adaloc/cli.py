@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -13,7 +12,7 @@ from rich.table import Table
 
 from adaloc import __version__
 from adaloc.cli_bench import bench_app
-from adaloc.cli_guard import console, guarded
+from adaloc.cli_guard import console, guarded, parse_pair
 from adaloc.config import Config, PixelSize
 from adaloc.config_file import load_config
 from adaloc.data.integrity_text import Language
@@ -98,7 +97,7 @@ def train(
         bool, typer.Option("--monitor-only", help="Train nothing; watch the run of this config.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Train even on data that the checks find cannot be learned from.")
+        bool, typer.Option("--force", help="Train even where the checks or a diagnosis say that it cannot succeed.")
     ] = False,
     lang: LanguageOption = "en",
 ) -> int:
@@ -136,6 +135,26 @@ def monitor(
     from adaloc.monitor.command import monitor as look
 
     look(run, mode, interval)  # type: ignore[arg-type]
+
+
+@app.command()
+@guarded
+def diagnose(
+    run: Annotated[Path, typer.Argument(help="Run folder.")] = Path("outputs/training_results_adaptive"),
+    lang: Annotated[str, typer.Option("--lang", help="Language of the words: en or zh.")] = "en",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    log_only: Annotated[
+        bool, typer.Option("--log-only", help="Make no trials on copies of the network; the log alone.")
+    ] = False,
+) -> None:
+    """Says why a run does not learn, or that nothing is wrong: causes, evidence, and what to do.
+
+    Example: adaloc diagnose outputs/training_results_adaptive --lang zh
+    """
+    language = _parse_language(lang)
+    from adaloc.diagnose import diagnose_folder
+
+    print(diagnose_folder(run, language, as_json=as_json, log_only=log_only))
 
 
 @app.command()
@@ -185,7 +204,7 @@ def evaluate(
     from adaloc.evaluation.command import evaluate_files
 
     size = None if pixel_size_nm is None else parse_pixel_size(pixel_size_nm)
-    field = None if image_size_px is None else _parse_pair(image_size_px, "--image-size-px", int)
+    field = None if image_size_px is None else parse_pair(image_size_px, "--image-size-px", int)
     result = evaluate_files(
         locs, truth, size, field, lateral_nm=lateral_nm, axial_nm=axial_nm, border_nm=border_nm, min_photons=min_photons
     )
@@ -205,7 +224,7 @@ def parse_pixel_size(text: str) -> PixelSize:
         ConfigError: when it is neither.
     """
     parts = text.lower().split("x")
-    x, y = _parse_pair(text if len(parts) == 2 else f"{text}x{text}", "--pixel-size-nm", float)
+    x, y = parse_pair(text if len(parts) == 2 else f"{text}x{text}", "--pixel-size-nm", float)
     if not (1 < x < 10_000 and 1 < y < 10_000):
         raise ConfigError(f"--pixel-size-nm {text}: a camera pixel in the sample has between 1 and 10000 nm.")
     return PixelSize(x=x, y=y)
@@ -225,11 +244,3 @@ def _parse_language(text: str) -> Language:
     if text not in ("en", "zh"):
         raise ConfigError(f"--lang {text} is not known. Choose en or zh.")
     return text  # type: ignore[return-value]
-
-
-def _parse_pair(text: str, option: str, kind: Callable[[str], Number]) -> tuple[Number, Number]:
-    try:
-        first, second = (kind(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise ConfigError(f"{option} {text} is not understood; write for example 128x256.") from None
-    return first, second

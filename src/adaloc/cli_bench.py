@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from adaloc.cli_guard import console, guarded
+from adaloc.cli_guard import console, guarded, parse_pair
 from adaloc.config import Config
 from adaloc.config_file import load_config
 from adaloc.errors import ConfigError
@@ -54,3 +54,34 @@ def lr(
     show(table, console)
     if out is not None:
         write_results(table, out)
+
+
+@bench_app.command()
+@guarded
+def stalls(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for data, runs and results.")] = Path(
+        "outputs/stalls"
+    ),
+    seeds: Annotated[str, typer.Option(help="Seeds of each cause, first:last.")] = "5:14",
+    healthy_seeds: Annotated[str, typer.Option(help="Seeds of the healthy runs, first:last.")] = "10:59",
+    causes: Annotated[str, typer.Option(help="Causes, separated by commas; all when empty.")] = "",
+    jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    rerank: Annotated[bool, typer.Option("--rerank", help="Rank the stored evidence again; train nothing.")] = False,
+) -> None:
+    """Puts each cause of a stall into real runs and counts how often the diagnosis names it; goes on where it stopped.
+
+    Example: adaloc bench stalls --seeds 5:14 --out outputs/stalls
+    """
+    from adaloc.bench.command import bench_stalls
+
+    bench_stalls(out, parse_range(seeds), parse_range(healthy_seeds), causes, jobs, rerank, console)
+
+
+def parse_range(text: str) -> list[int]:
+    """5:14 to the whole numbers from 5 to 14; 5 to that alone.
+
+    Raises:
+        ConfigError: when it is neither.
+    """
+    first, last = parse_pair(text.replace(":", "x") if ":" in text else f"{text}x{text}", "a range of seeds", int)
+    return list(range(first, last + 1))

@@ -6,15 +6,16 @@ import errno
 import functools
 import re
 from collections.abc import Callable
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
 
-from adaloc.errors import AdalocError
+from adaloc.errors import AdalocError, ConfigError
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can.t allocate|alloc_cpu")
 P = ParamSpec("P")
+Number = TypeVar("Number", int, float)
 
 console = Console()
 errors = Console(stderr=True)
@@ -56,3 +57,16 @@ def guarded(command: Callable[P, int | None]) -> Callable[P, None]:
 def escape(text: Any) -> str:
     """Text that rich prints as it is."""
     return str(text).replace("[", r"\[")
+
+
+def parse_pair(text: str, option: str, kind: Callable[[str], Number]) -> tuple[Number, Number]:
+    """128x256 to two numbers.
+
+    Raises:
+        ConfigError: naming the option, when it is not that.
+    """
+    try:
+        first, second = (kind(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise ConfigError(f"{option} {text} is not understood; write for example 128x256.") from None
+    return first, second

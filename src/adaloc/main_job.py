@@ -38,7 +38,10 @@ from adaloc.monitor.summary import write_summary
 from adaloc.progress import ProgressLine
 from adaloc.simulation.camera import to_photons
 from adaloc.training.checkpoint import BEST, LATEST, load_checkpoint
+from adaloc.training.cures import describe_cure
 from adaloc.training.decision import Decision
+from adaloc.training.diagnosis import first_named
+from adaloc.training.diagnosis_text import describe
 from adaloc.training.recording import Score
 from adaloc.training.run import Run, best_model, loss_over_samples, setup
 from adaloc.training.trainer import Hooks, fit
@@ -64,7 +67,7 @@ def train(
         resume: None for a new run, "auto" for the latest checkpoint if there is one, or a checkpoint's path.
         skip_checks: leave the environment check out.
         console: where messages go.
-        force: train even on data that cannot be learned from.
+        force: train even on data that cannot be learned from, and go on where a diagnosis says that it cannot succeed.
         language: of the findings in the data.
 
     Returns:
@@ -93,6 +96,11 @@ def train(
             score=lambda model, final: _score(run, model, validation, final),
             should_stop=lambda: bool(interrupted),
             on_start=lambda: run.log.write("integrity", **integrity),
+            on_diagnosis=lambda diagnosis: line.say(
+                f"epoch {diagnosis.epoch}: diagnosis: {describe(first_named(diagnosis))}"
+            ),
+            on_cure=lambda epoch, cure: line.say(describe_cure(epoch, cure)),
+            force=force,
         )
         with line:
             status = fit(run, hooks)

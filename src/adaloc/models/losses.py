@@ -70,10 +70,8 @@ class ChannelLoss:
         """
         outputs, mask = outputs_BKHW.float(), targets_BKHW[:, PROBABILITY]
         if self.raw:
-            targets = targets_BKHW
             outputs = torch.cat([outputs[:, :1], self.scaling.to_physical(outputs)[:, 1:]], dim=1)
-        else:
-            targets = self.scaling.scale_targets(targets_BKHW)
+        targets = self.compared_targets(targets_BKHW)
         positive = outputs.new_tensor(self.pos_weight)
         cross_entropy = F.binary_cross_entropy_with_logits(
             outputs[:, PROBABILITY], mask, pos_weight=positive, reduction="sum"
@@ -87,6 +85,10 @@ class ChannelLoss:
         total = torch.stack([cross_entropy, *error.sum((0, 2, 3)), background_error.square().sum()])
         count = torch.stack([num_emitters.new_tensor(mask.numel()), *[num_emitters] * 4, known.sum().to(mask.dtype)])
         return LossSums(total, count)
+
+    def compared_targets(self, targets_BKHW: torch.Tensor) -> torch.Tensor:
+        """The targets that the outputs are compared with: in network units, or in their own when raw."""
+        return targets_BKHW if self.raw else self.scaling.scale_targets(targets_BKHW)
 
     def channels(self, sums: LossSums) -> torch.Tensor:
         """(K,) loss of each channel, before weighting; 0 where the sums hold no term."""

@@ -11,6 +11,8 @@ from adaloc.config import AdaptiveLRConfig
 from adaloc.emitters import FloatArray
 from adaloc.monitor.analysis import WINDOW, Analysis, analyse, noise_sigma, plain_number, slope_with_error
 from adaloc.monitor.log import Run, number
+from adaloc.training.causes import NAMED, Finding
+from adaloc.training.diagnosis_text import CAUSES, describe_evidence
 
 _MOST_ADVICE = 5
 _EARLY_EPOCHS = 20  # before that a loss near the no-information line is no news: the warmup alone takes 10
@@ -46,6 +48,7 @@ def advise(run: Run) -> list[Advice]:
     if analysis.num_epochs == 0:
         return []
     found = [
+        _advise_diagnosis(run),
         _advise_not_finite(analysis),
         _advise_no_information(run, analysis),
         _advise_overfitting(run, analysis),
@@ -172,6 +175,20 @@ def _outlook(run: Run, analysis: Analysis) -> str:
         return ""
     kept = sum(promise.state == "kept" for promise in due)
     return f"; {kept} of {len(due)} promised levels reached in time"
+
+
+def _advise_diagnosis(run: Run) -> Advice | None:
+    """The first named cause of the last diagnosis that the run made of itself."""
+    findings = run.diagnosis.get("findings") if run.diagnosis is not None else None
+    if not isinstance(findings, list) or not findings or not isinstance(findings[0], dict):
+        return None
+    first = findings[0]
+    cause, score, evidence = str(first.get("cause")), number(first.get("score")), first.get("evidence")
+    if cause not in CAUSES or cause == "healthy" or not score >= NAMED:
+        return None
+    finding = Finding(cause, score, evidence if isinstance(evidence, dict) else {})
+    what, remedy = CAUSES[cause].what[0], CAUSES[cause].remedy[0]
+    return Advice(f"{what} {remedy}", describe_evidence(finding) or f"diagnosis {cause}")
 
 
 def _advise_not_finite(analysis: Analysis) -> Advice | None:

@@ -76,6 +76,7 @@ class Run:
         epochs: the finished epochs.
         adjustments: changes of the learning rate, in order.
         metrics: events with detection metrics, in order.
+        diagnosis: the last diagnosis that the run made of itself, or None.
         end: the end event, or None while the run goes on (or after it was killed).
         num_resumes: how often the run was continued from a checkpoint.
         last_time_s: when the last event was written, seconds since 1970; NaN when not known.
@@ -88,6 +89,7 @@ class Run:
     epochs: Epochs
     adjustments: tuple[Adjustment, ...]
     metrics: tuple[Event, ...]
+    diagnosis: Event | None
     end: Event | None
     num_resumes: int
     last_time_s: float
@@ -164,6 +166,7 @@ def make_run(folder: Path, events: Sequence[Event], num_resumes: int, config: di
         return [event for event in events if event["event"] == kind]
 
     starts, initials, ends = of_kind("start"), of_kind("initial"), of_kind("end")
+    diagnoses = of_kind("diagnosis")
     return Run(
         folder=folder,
         start=starts[-1],
@@ -171,6 +174,7 @@ def make_run(folder: Path, events: Sequence[Event], num_resumes: int, config: di
         epochs=_epoch_columns(of_kind("epoch")),
         adjustments=tuple(_adjustment(event) for event in of_kind("lr") if _has_epoch(event)),
         metrics=tuple(of_kind("metrics")),
+        diagnosis=diagnoses[-1] if diagnoses else None,
         end=ends[-1] if ends else None,
         num_resumes=num_resumes,
         last_time_s=number(events[-1].get("time_s")),

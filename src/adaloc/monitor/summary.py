@@ -15,6 +15,8 @@ Keys:
 - metrics: the last ones that were measured: jaccard, precision, recall from 0 to 1, rmse_lateral_nm and
   rmse_axial_nm in nm, efficiency_3d in percent
 - promises: list of level, within_epochs, reached_after, state; null where they do not apply
+- diagnosis: epoch, step, findings (cause, score, evidence, remedy) and tried of the last one that the run made of itself;
+  null when it made none
 - num_resumes, verdict
 """
 
@@ -77,9 +79,31 @@ def build_summary(run: Run) -> dict[str, Any]:
         },
         "metrics": {name: _finite(last_metrics.get(name)) for name in METRIC_NAMES},
         "promises": None if analysis.promises is None else [vars(promise) for promise in analysis.promises],
+        "diagnosis": _diagnosis(run),
         "num_resumes": run.num_resumes,
         "verdict": verdict(run),
     }
+
+
+def _diagnosis(run: Run) -> dict[str, Any] | None:
+    if run.diagnosis is None:
+        return None
+    findings = run.diagnosis.get("findings")
+    return {
+        "epoch": _whole(run.diagnosis.get("epoch")),
+        "step": _whole(run.diagnosis.get("step")),
+        "findings": [_strict(finding) for finding in findings] if isinstance(findings, list) else [],
+        "tried": _strict(run.diagnosis.get("tried")),
+    }
+
+
+def _strict(value: Any) -> Any:
+    """JSON without numbers that are not finite."""
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_strict(item) for item in value]
+    return _finite(value) if isinstance(value, float) else value
 
 
 def loss_after(run: Run, num_epochs: int) -> float:

@@ -99,30 +99,30 @@ class Together:
     """Several optimizers as one."""
 
     def __init__(self, *parts: torch.optim.Optimizer) -> None:
-        self._parts = parts
+        self.parts = parts
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """The groups of all parts."""
-        return [group for part in self._parts for group in part.param_groups]
+        return [group for part in self.parts for group in part.param_groups]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forgets the gradients."""
-        for part in self._parts:
+        for part in self.parts:
             part.zero_grad(set_to_none)
 
     def step(self) -> None:
         """A step of each part."""
-        for part in self._parts:
+        for part in self.parts:
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
         """The parts' states."""
-        return {"parts": [part.state_dict() for part in self._parts]}
+        return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        for part, part_state in zip(self._parts, state["parts"], strict=True):
+        for part, part_state in zip(self.parts, state["parts"], strict=True):
             part.load_state_dict(part_state)
 
 

@@ -77,6 +77,8 @@ class Run:
     best_epoch: int = -1
     best_model: dict[str, Any] | None = None
     progress: Progress = field(default_factory=Progress)
+    cures: dict[str, Any] = field(default_factory=dict)
+    """What the loop has mended so far, as plain containers (cures.py)."""
 
     @property
     def epoch(self) -> int:
@@ -101,6 +103,7 @@ class Run:
             "wall_s": self.wall_s,
             "best": {"val_loss": self.best_val_loss, "epoch": self.best_epoch, "model": self.best_model},
             "progress": vars(self.progress),
+            "cures": self.cures,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -114,6 +117,7 @@ class Run:
         best = state["best"]
         self.best_val_loss, self.best_epoch, self.best_model = best["val_loss"], best["epoch"], best["model"]
         self.progress = Progress(**state["progress"])
+        self.cures = state.get("cures", {})  # checkpoints of before have none
         if state["epoch"] != self.epoch:
             raise CheckpointError(
                 "The checkpoint counts other steps in an epoch: the number of training samples has changed since. "
@@ -173,11 +177,19 @@ def setup(
 
 def batch_errors(run: Run, batch: Batch) -> LossSums:
     """The errors of a batch that is on the run's device; differentiable."""
+    return run.loss.sums(predict(run, batch), batch_targets(run, batch))
+
+
+def predict(run: Run, batch: Batch) -> torch.Tensor:
+    """(N, 6, H, W) network outputs for the target frames of a batch that is on the run's device."""
     with _autocast(run):
-        outputs_BKHW = run.model.predict(batch.adu_BTHW).flatten(0, 1)
+        return run.model.predict(batch.adu_BTHW).flatten(0, 1)
+
+
+def batch_targets(run: Run, batch: Batch) -> torch.Tensor:
+    """(N, 6, H, W) targets of a batch, in their own units."""
     height, width = batch.adu_BTHW.shape[-2:]
-    targets_BKHW = encode_targets(batch.emitters, batch.background_N, (height, width), run.config.data.min_photons)
-    return run.loss.sums(outputs_BKHW, targets_BKHW)
+    return encode_targets(batch.emitters, batch.background_N, (height, width), run.config.data.min_photons)
 
 
 def _autocast(run: Run) -> AbstractContextManager[Any]:

@@ -16,10 +16,13 @@ from adaloc.errors import AdalocError
 from adaloc.models.losses import LossSums
 from adaloc.models.model_file import Model, save_model
 from adaloc.training.checkpoint import BEST, LATEST, save_checkpoint
+from adaloc.training.cures import Clip, MicroBatches
 from adaloc.training.decision import Decision
+from adaloc.training.diagnosis import Diagnosis, diagnose_in_training
 from adaloc.training.loader import iterate_batches
 from adaloc.training.recording import Score, epoch_record, hyperparameters, write_epoch, write_score, write_start
 from adaloc.training.run import Progress, Run, batch_errors, best_model
+from adaloc.training.signals import Observer, StepFacts
 from adaloc.training.step_size import StepSize
 
 _MAX_BAD_STEPS = 20
@@ -36,6 +39,9 @@ class Hooks:
         score: detection metrics of a model, every `metrics_interval_epochs`, and of the best one at the end (True).
         should_stop: asked after each step; True saves and ends the loop.
         on_start: called once, after the event that starts or resumes the run is in the log.
+        on_diagnosis: gets each diagnosis that the run makes of itself.
+        on_cure: gets the epoch and what the loop mended (kind, before, after).
+        force: go on where a diagnosis says that the run cannot succeed.
     """
 
     on_epoch: Callable[[dict[str, Any]], None] = lambda _: None
@@ -43,6 +49,9 @@ class Hooks:
     score: Callable[[Model, bool], Score] | None = None
     should_stop: Callable[[], bool] = lambda: False
     on_start: Callable[[], None] = lambda: None
+    on_diagnosis: Callable[[Diagnosis], None] = lambda _: None
+    on_cure: Callable[[int, dict[str, Any]], None] = lambda *_: None
+    force: bool = False
 
 
 def fit(run: Run, hooks: Hooks) -> str:
@@ -96,13 +105,23 @@ def save(run: Run) -> None:
 def _loop(run: Run, hooks: Hooks, board: SummaryWriter) -> str:
     bad_steps = 0
     batches = _batches(run)
+    clip, micro_batches = Clip(run.config.training.clip_norm), MicroBatches()
+    if "clip" in run.cures:
+        clip.load_state_dict(run.cures["clip"])
+    observer = Observer()
     run.model.network.train()
     while not run.is_over:
         begin = time.perf_counter()
-        batch = next(batches)
+        batch = next(batches).to(run.device)
         waited = time.perf_counter() - begin
         size = StepSize(run.model.network.parameters()) if run.learning_rate.wants_relative_step else None
-        is_finite = _train_step(run, batch)
+        observer.before_step(run, batch)
+        rate, limit = run.learning_rate.rate, clip.norm
+        is_finite, cures = _train_step(run, batch, clip, micro_batches)
+        for cure in cures:
+            run.log.write("cure", epoch=run.epoch, step=run.step + 1, **cure)
+            hooks.on_cure(run.epoch, cure)
+        run.cures["clip"] = clip.state_dict()
         bad_steps = 0 if is_finite else bad_steps + 1
         if bad_steps >= _MAX_BAD_STEPS:
             raise AdalocError(
@@ -110,6 +129,12 @@ def _loop(run: Run, hooks: Hooks, board: SummaryWriter) -> str:
                 "number. Lower training.lr_first, or check the data with adaloc check. The last checkpoint stays."
             )
         seconds = time.perf_counter() - begin
+        progress = run.progress
+        observer.after_step(
+            run,
+            StepFacts(progress.losses[-1], progress.channels[-1], progress.grad_norms[-1], limit, rate, is_finite,
+                      waited, seconds),
+        )  # fmt: skip
         run.progress.wait_s += waited
         run.progress.train_s += seconds
         run.wall_s += seconds
@@ -120,6 +145,7 @@ def _loop(run: Run, hooks: Hooks, board: SummaryWriter) -> str:
             batches = _batches(run)
         if run.step % run.windows.steps_per_epoch == 0:
             _end_epoch(run, hooks, board)
+            diagnose_in_training(run, hooks.on_diagnosis, force=hooks.force)
             if run.learning_rate.should_stop(run.epoch - 1) and not run.is_over:
                 return "stopped_early"
         if hooks.should_stop() and not run.is_over:
@@ -159,27 +185,26 @@ def _record(run: Run, hooks: Hooks, epoch: int, decision: Decision, before: floa
     hooks.on_decision(epoch, decision, before, after)
 
 
-def _train_step(run: Run, batch: Batch) -> bool:
+def _train_step(run: Run, batch: Batch, clip: Clip, micro_batches: MicroBatches) -> tuple[bool, list[dict[str, Any]]]:
+    """One step; whether the gradient was finite, and what was mended."""
     rate = run.learning_rate.rate
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["lr_ratio"]
     statistics_before = [buffer.clone() for buffer in run.model.network.buffers()]
-    sums = batch_errors(run, batch.to(run.device))
-    channels = run.loss.channels(sums)
-    loss = run.loss.total(sums)
     run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    norm = torch.nn.utils.clip_grad_norm_(run.model.network.parameters(), run.config.training.clip_norm)
+    sums, split = micro_batches.backward(run, batch)
+    channels, loss = run.loss.channels(sums), run.loss.total(sums)
+    norm = torch.nn.utils.clip_grad_norm_(run.model.network.parameters(), clip.norm)
     is_finite = bool(norm.isfinite())
     if is_finite:
         run.optimizer.step()
     else:  # neither weights nor the statistics of normalization may take in what is not a number
         for buffer, before in zip(run.model.network.buffers(), statistics_before, strict=True):
             buffer.copy_(before)
-    run.progress.losses.append(float(loss.detach()))
-    run.progress.channels.append(channels.detach().tolist())
+    run.progress.losses.append(float(loss))
+    run.progress.channels.append(channels.tolist())
     run.progress.grad_norms.append(float(norm))
-    return is_finite
+    return is_finite, [cure for cure in (split, clip.observe(float(norm))) if cure is not None]
 
 
 def _end_epoch(run: Run, hooks: Hooks, board: SummaryWriter) -> None:

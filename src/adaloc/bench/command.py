@@ -1,0 +1,95 @@
+"""`adaloc bench stalls`: runs what is missing, prints the confusion matrix, writes the results."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from adaloc import __version__
+from adaloc.bench.confusion import confusion_matrix, confusion_table, summarize
+from adaloc.bench.stalls import CASES, append_run, expected_cause, missing_jobs, read_runs, rerank, train_and_diagnose
+from adaloc.errors import ConfigError
+from adaloc.files import write_text
+from adaloc.progress import ProgressLine
+
+RESULTS_FILE = "stalls.json"
+
+
+def bench_stalls(
+    out: Path,
+    seeds: Sequence[int],
+    healthy_seeds: Sequence[int],
+    causes: str,
+    jobs: int,
+    only_rerank: bool,
+    console: Console,
+) -> None:
+    """Trains and diagnoses all runs that are not in `out` yet, and reports on those that were asked for.
+
+    Args:
+        out: folder for data, runs.jsonl and stalls.json.
+        seeds, healthy_seeds: of the runs with a fault, and without.
+        causes: separated by commas; all when empty.
+        jobs: processes.
+        only_rerank: rank the stored evidence by the rules as they are now; train nothing.
+        console: where the table goes.
+
+    Raises:
+        ConfigError: when a cause is not known.
+    """
+    cases = [name.strip() for name in causes.split(",")] if causes else list(CASES)
+    if unknown := [name for name in cases if name not in CASES]:
+        raise ConfigError(f"--causes {', '.join(unknown)}: not known. Choose from {', '.join(CASES)}.")
+    asked = {(case, seed) for case in cases for seed in (healthy_seeds if case == "healthy" else seeds)}
+    if not only_rerank:
+        _run(out, cases, seeds, healthy_seeds, jobs, console)
+    results = [r for r in read_runs(out / "runs.jsonl") if (r["case"], r["seed"]) in asked]
+    if not results:
+        raise ConfigError(f"{out} holds no run of these causes and seeds. Leave --rerank out to make them.")
+    results = [r | {"ranking": rerank(r), "expected": expected_cause(r["case"])} for r in results]
+    summary = summarize(results)
+    console.print(confusion_table(summary))
+    console.print(f"False alarms in healthy runs: {summary['false_alarms']} of {summary['healthy_runs']}")
+    contents: dict[str, Any] = {
+        "version": __version__,
+        "machine": platform.processor() or platform.machine(),
+        **summary,
+        "confusion_matrix": confusion_matrix(results),
+        "probe_over_train_seconds": _median_ratio(results),
+        "runs": [
+            {k: r[k] for k in ("case", "seed", "ranking", "stopped", "settings", "best_val_loss")} for r in results
+        ],
+    }
+    write_text(out / RESULTS_FILE, json.dumps(contents, indent=1) + "\n")
+    console.print(f"written: {out / RESULTS_FILE}", soft_wrap=True)
+
+
+def _run(
+    out: Path, cases: Sequence[str], seeds: Sequence[int], healthy: Sequence[int], jobs: int, console: Console
+) -> None:
+    missing = missing_jobs(out, cases, seeds, healthy)
+    with ProgressLine(console, "stalls", len(missing), "runs") as line:
+        if jobs == 1:
+            for number, (case, seed) in enumerate(missing, start=1):
+                append_run(out, train_and_diagnose(case, seed, out))
+                line.update(number, case)
+            return
+        # One process for each run at a time; fork is unsafe with torch's threads.
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            waiting = [pool.submit(train_and_diagnose, case, seed, out) for case, seed in missing]
+            for number, future in enumerate(waiting, start=1):
+                append_run(out, future.result())
+                line.update(number)
+
+
+def _median_ratio(results: list[dict[str, Any]]) -> float | None:
+    ratios = [r["probe_s"] / r["train_s"] for r in results if r["train_s"] > 0 and r["stopped"] is None]
+    return round(statistics.median(ratios), 3) if ratios else None

@@ -1,0 +1,141 @@
+"""What the trainer mends by itself: a clipping that holds every step, and a batch that does not fit into the memory."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from adaloc.data.targets import EmitterRows
+from adaloc.data.windows import Batch
+from adaloc.models.losses import LossSums
+from adaloc.training.run import Run, batch_targets, predict
+
+_REMEMBERED_NORMS = 50
+HARD_CLIPPING = 100.0
+"""Median norm over the limit from which on clipping is taken for a mistake.
+
+At 100, two decades of differences between the batches are gone. Runs at the default limit of 1 stay below 20 after
+their first steps.
+"""
+_QUANTILE = 0.9
+"""The limit goes to this quantile of the recent norms, so that the spikes it is there for are still clipped (the idea of
+AutoClip, Seetharaman et al. 2020, whose low quantile would go on clipping nearly every step)."""
+_OUT_OF_MEMORY = re.compile(r"out of memory|can.t allocate|alloc_cpu")
+
+
+@dataclass
+class Clip:
+    """The norm to which gradients are clipped; raised once when every step is clipped hard.
+
+    Attributes:
+        norm: the limit in force.
+        recent: norms before clipping of the last steps at this limit.
+    """
+
+    norm: float
+    recent: list[float] = field(default_factory=list)
+
+    def observe(self, norm: float) -> dict[str, Any] | None:
+        """Takes in a norm before clipping; returns the cure's event when the limit was raised."""
+        if not math.isfinite(norm):
+            return None
+        self.recent = [*self.recent, norm][-_REMEMBERED_NORMS:]
+        if len(self.recent) < _REMEMBERED_NORMS or statistics.median(self.recent) <= HARD_CLIPPING * self.norm:
+            return None
+        before, middle = self.norm, statistics.median(self.recent)
+        self.norm = sorted(self.recent)[int(_QUANTILE * (len(self.recent) - 1))]
+        self.recent = []
+        return {"kind": "clip_raised", "before": before, "after": self.norm, "evidence": {"median_norm": middle}}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain containers."""
+        return {"norm": self.norm, "recent": list(self.recent)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.norm, self.recent = float(state["norm"]), [float(norm) for norm in state["recent"]]
+
+
+@dataclass
+class MicroBatches:
+    """In how many parts a batch goes through the network; doubled when the memory does not suffice.
+
+    The gradient is that of the whole batch, as the counts that the loss divides by are those of the whole batch. Only
+    batch normalization sees the parts: its statistics are then those of a smaller batch.
+    """
+
+    parts: int = 1
+
+    def backward(self, run: Run, batch: Batch) -> tuple[LossSums, dict[str, Any] | None]:
+        """Adds the gradient of the batch's loss to the weights' gradients, which must be empty.
+
+        Returns:
+            The batch's summed errors, detached, and the cure's event when the batch was split further.
+
+        Raises:
+            RuntimeError: when a single window does not fit.
+        """
+        before = self.parts
+        while True:
+            try:
+                sums = self._backward(run, batch)
+            except RuntimeError as error:
+                if self.parts >= len(batch.adu_BTHW) or not is_out_of_memory(error):
+                    raise
+                self.parts = min(2 * self.parts, len(batch.adu_BTHW))
+                run.optimizer.zero_grad(set_to_none=True)
+                if run.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                continue
+            if self.parts == before:
+                return sums, None
+            return sums, {"kind": "batch_split", "before": before, "after": self.parts, "evidence": {}}
+
+    def _backward(self, run: Run, batch: Batch) -> LossSums:
+        num = len(batch.adu_BTHW)
+        size = math.ceil(num / self.parts)
+        if size >= num:
+            sums = run.loss.sums(predict(run, batch), batch_targets(run, batch))
+            run.loss.total(sums).backward()  # type: ignore[no-untyped-call]
+            return LossSums(sums.total_K.detach(), sums.count_K.detach())
+        targets = batch_targets(run, batch)
+        per_window = len(targets) // num
+        with torch.no_grad():  # the number of terms does not depend on the outputs
+            count_K = run.loss.sums(torch.zeros_like(targets), targets).count_K
+        total_K = torch.zeros_like(count_K)
+        for first in range(0, num, size):
+            part = windows_of(batch, first, min(first + size, num))
+            rows = targets[first * per_window : (first + size) * per_window]
+            sums = run.loss.sums(predict(run, part), rows)
+            run.loss.total(LossSums(sums.total_K, count_K)).backward()  # type: ignore[no-untyped-call]
+            total_K += sums.total_K.detach()
+        return LossSums(total_K, count_K)
+
+
+def describe_cure(epoch: int, cure: dict[str, Any]) -> str:
+    """What was mended, in words; `cure` is the log's event."""
+    if cure["kind"] == "batch_split":
+        return f"epoch {epoch + 1}: the memory does not suffice; a batch now goes through in {cure['after']} parts"
+    return (
+        f"epoch {epoch + 1}: every step was clipped hard; clip_norm {cure['before']:.2g} -> {cure['after']:.2g}, "
+        f"{100 * _QUANTILE:.0f} % of the recent norms lie below"
+    )
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch says, in its words for the CPU or the GPU, that the memory does not suffice."""
+    return isinstance(error, torch.OutOfMemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
+
+
+def windows_of(batch: Batch, first: int, last: int) -> Batch:
+    """The windows first, ..., last - 1 of a batch."""
+    per_window = len(batch.background_N) // len(batch.adu_BTHW)
+    low, high = first * per_window, last * per_window
+    rows = batch.emitters.select((batch.emitters.window >= low) & (batch.emitters.window < high))
+    shifted = EmitterRows(rows.window - low, rows.x, rows.y, rows.z, rows.photons)
+    return Batch(batch.adu_BTHW[first:last], shifted, batch.background_N[low:high])

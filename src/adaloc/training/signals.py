@@ -1,0 +1,239 @@
+"""The observer: cheap signals at every step, those of layers and outputs now and then, as "signals" events in the log.
+
+It looks and never touches: a run with it is bit-identical to one without it. A long look takes about as long as one
+step, so with one in a hundred steps observing costs about one percent.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from adaloc.config import CHANNELS
+from adaloc.data.windows import Batch
+from adaloc.simulation.camera import to_photons
+from adaloc.training.batch_signals import (
+    Contrast,
+    detection_signals,
+    fingerprint,
+    light_contrast,
+    shuffle_gap,
+    target_signals,
+)
+from adaloc.training.cures import windows_of
+from adaloc.training.layer_signals import (
+    Before,
+    UnitWatch,
+    copy_weights,
+    flat_gradient,
+    gradient_signals,
+    moment_steps,
+    update_signals,
+)
+from adaloc.training.run import Run, batch_targets, predict
+
+_EARLY_LOOKS = (5, 20, 50)
+"""Steps of the first long looks: the integrity of a run is to be known within its first epochs."""
+_STEPS_BETWEEN_LOOKS = 100
+_COSINE_STEPS = 3
+"""Gradients that are compared with one before a long look."""
+_REMEMBERED_BATCHES = 100
+EARLY_EPOCHS = 5
+"""Epochs in which every batch's targets and light are looked at."""
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """What the training loop tells about a step.
+
+    Attributes:
+        loss: of the batch. channels: loss of each channel before weighting.
+        grad_norm: before clipping. clip_norm: the limit that was in force.
+        rate: of the first stage, as its controller says.
+        is_taken: whether the optimizer made its step (False when the gradient was not finite).
+        wait_s, train_s: seconds spent waiting for the batch, and on the whole step.
+    """
+
+    loss: float
+    channels: list[float]
+    grad_norm: float
+    clip_norm: float
+    rate: float
+    is_taken: bool
+    wait_s: float
+    train_s: float
+
+
+@dataclass
+class _Window:
+    """What was gathered since the last event."""
+
+    facts: list[StepFacts] = field(default_factory=list)
+    repeated: int = 0
+    contrast: Contrast = field(default_factory=Contrast)
+    targets: dict[str, float] = field(default_factory=dict)
+
+
+def is_looked_at(step: int) -> bool:
+    """Whether step number `step` (from 1) is one of a long look."""
+    return step in _EARLY_LOOKS or step % _STEPS_BETWEEN_LOOKS == 0
+
+
+class Observer:
+    """Watches the steps of a run; see the module's docstring. Call `before_step` and `after_step` around each."""
+
+    def __init__(self) -> None:
+        self._window = _Window()
+        self._recent: deque[int] = deque(maxlen=_REMEMBERED_BATCHES)
+        self._before: Before | None = None
+        self._reference: torch.Tensor | None = None
+        self._cosines: list[float] = []
+        self._batch_look: dict[str, Any] = {}
+
+    def before_step(self, run: Run, batch: Batch) -> None:
+        """Looks at a batch, on the run's device, that the next step is made with."""
+        mark = fingerprint(batch)
+        self._window.repeated += mark in self._recent
+        self._recent.append(mark)
+        is_long = is_looked_at(run.step + 1)
+        if is_long or run.epoch < EARLY_EPOCHS:
+            self._look_at_data(run, batch)
+        if is_long:
+            self._before = copy_weights(run.model.network)
+            self._batch_look = look_at_batch(run, batch)
+
+    def after_step(self, run: Run, facts: StepFacts) -> None:
+        """Looks at what the step did; writes an event at a long look. Call before the step counter moves on."""
+        self._window.facts.append(facts)
+        step = run.step + 1
+        if facts.is_taken:
+            self._compare_gradients(run, step)
+        if not is_looked_at(step):
+            return
+        signals = self._signals_of_steps(run, facts)
+        if facts.is_taken and self._before is not None:
+            signals |= update_signals(run.model.network, self._before, run.optimizer)
+            signals |= gradient_signals(run.model.network)
+        signals |= self._batch_look | self._window.contrast.signals() | self._window.targets
+        norms = self._batch_look.get("half_gradient_norm")
+        if norms is not None and facts.is_taken:
+            signals |= noise_signals(norms, facts.grad_norm, self._batch_look["half_windows"], run)
+        run.log.write("signals", epoch=run.epoch, step=step, **_plain(signals))
+        # The light's sums go on over the early epochs: the more emitters, the surer.
+        contrast = self._window.contrast if run.epoch < EARLY_EPOCHS else Contrast()
+        self._window = _Window(contrast=contrast)
+        self._before, self._reference, self._cosines, self._batch_look = None, None, [], {}
+
+    def current_contrast(self) -> Contrast:
+        """The light's sums since the beginning or, later, since the last event."""
+        return self._window.contrast
+
+    def _look_at_data(self, run: Run, batch: Batch) -> None:
+        targets = batch_targets(run, batch)
+        photons = to_photons(batch.adu_BTHW, run.config.simulation.camera)
+        margin = run.config.data.consecutive_frames // 2
+        middle = photons[:, margin : photons.shape[1] - margin].flatten(0, 1)
+        self._window.contrast += light_contrast(middle, targets)
+        self._window.targets = target_signals(run.loss, targets)
+
+    def _compare_gradients(self, run: Run, step: int) -> None:
+        if is_looked_at(step + _COSINE_STEPS):
+            self._reference = flat_gradient(run.model.network)
+        elif self._reference is not None:
+            gradient = flat_gradient(run.model.network)
+            if gradient is not None and gradient.shape == self._reference.shape:
+                scale = gradient.norm() * self._reference.norm()
+                self._cosines.append(float(gradient @ self._reference / scale.clamp_min(1e-38)))
+
+    def _signals_of_steps(self, run: Run, last: StepFacts) -> dict[str, Any]:
+        facts = self._window.facts
+        losses = [fact.loss for fact in facts]
+        finite = [fact.grad_norm for fact in facts if math.isfinite(fact.grad_norm)]
+        group = run.optimizer.param_groups[0]
+        weighted = [c * w for c, w in zip(last.channels, run.loss.weights, strict=True)]
+        total = math.fsum(weighted)
+        return {
+            "num_steps": len(facts),
+            "loss_first": losses[0],
+            "loss_mean": statistics.fmean(losses),
+            "loss_max": max(losses),
+            "loss_shares": dict(zip(CHANNELS, (w / total if total else 0.0 for w in weighted), strict=True)),
+            "grad_norm_median": statistics.median(finite) if finite else None,
+            "grad_norm_max": max(finite) if finite else None,
+            "clipped_share": statistics.fmean(fact.grad_norm > fact.clip_norm for fact in facts),
+            "clip_excess": statistics.median(n.grad_norm / n.clip_norm for n in facts),
+            "skipped_share": statistics.fmean(not fact.is_taken for fact in facts),
+            "wait_share": math.fsum(f.wait_s for f in facts) / max(math.fsum(f.train_s for f in facts), 1e-9),
+            "repeated_share": self._window.repeated / len(facts),
+            "rate": float(group["lr"]) / float(group.get("lr_ratio", 1.0)),
+            "rate_asked": last.rate,
+            "moment_steps": moment_steps(run.optimizer),
+            "gradient_cosine": statistics.fmean(self._cosines) if self._cosines else None,
+        }
+
+
+def look_at_batch(run: Run, batch: Batch) -> dict[str, Any]:
+    """One pass each way over half a batch, and one in evaluation mode: outputs, dead units, noise of the gradient.
+
+    Buffers are put back, gradients of the run are not touched, and no random number is drawn.
+    """
+    network = run.model.network
+    num = max(len(batch.adu_BTHW) // 2, 1)
+    half = windows_of(batch, 0, num)
+    targets = batch_targets(run, half)
+    buffers = [buffer.clone() for buffer in network.buffers()]
+    watch = UnitWatch()
+    with watch.watching(network):
+        outputs = predict(run, half)
+    loss = run.loss.total(run.loss.sums(outputs, targets))
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True) if parameters else ()
+    norm = math.sqrt(math.fsum(float(g.square().sum()) for g in gradients if g is not None))
+    with torch.no_grad():
+        for buffer, before in zip(network.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+        network.eval()
+        evaluated = predict(run, half)
+        network.train()
+        eval_loss = float(run.loss.total(run.loss.sums(evaluated, targets)))
+        signals = {
+            "train_mode_loss": float(loss),
+            "eval_mode_loss": eval_loss,
+            "shuffle_gap": shuffle_gap(run.loss, outputs.detach(), targets),
+            "half_windows": num,
+            "half_gradient_norm": norm if num < len(batch.adu_BTHW) else None,
+        }
+        return signals | watch.signals() | detection_signals(outputs.detach(), targets)
+
+
+def noise_signals(half_norm: float, norm: float, half_windows: int, run: Run) -> dict[str, float]:
+    """Unbiased estimates of the gradient's squared length and of its noise per window (McCandlish et al. 2018, A.1).
+
+    Each alone may be negative by chance; their sums over several looks are what is meant to be read.
+    """
+    whole = min(run.config.data.batch_size, len(run.windows))
+    if whole <= half_windows:
+        return {}
+    return {
+        "gradient_square": (whole * norm**2 - half_windows * half_norm**2) / (whole - half_windows),
+        "gradient_noise": (half_norm**2 - norm**2) / (1 / half_windows - 1 / whole),
+        "batch_windows": float(whole),
+    }
+
+
+def _plain(signals: dict[str, Any]) -> dict[str, Any]:
+    """Six digits: the log is read by people too."""
+
+    def short(value: Any) -> Any:
+        if isinstance(value, float):
+            return float(f"{value:.6g}")
+        if isinstance(value, list):
+            return [short(item) for item in value]
+        return {k: short(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    return {name: short(value) for name, value in signals.items()}
