@@ -129,6 +129,10 @@ class Observer:
         self._window = _Window(contrast=contrast)
         self._before, self._reference, self._cosines, self._batch_look = None, None, [], {}
 
+    def forget_batches(self) -> None:
+        """To be called when the run goes back in the data: a trial's batches come again, and that is no fault."""
+        self._recent.clear()
+
     def current_contrast(self) -> Contrast:
         """The light's sums since the beginning or, later, since the last event."""
         return self._window.contrast

@@ -143,6 +143,7 @@ def _loop(run: Run, hooks: Hooks, board: SummaryWriter) -> str:
         loss = run.progress.losses[-1] if is_finite else math.nan
         if _control(run, hooks, loss, size.relative() if size is not None else None):
             batches = _batches(run)
+            observer.forget_batches()
         if run.step % run.windows.steps_per_epoch == 0:
             _end_epoch(run, hooks, board)
             diagnose_in_training(run, hooks.on_diagnosis, force=hooks.force)
