@@ -11,7 +11,8 @@ Keys:
   best; a loss that is not a finite number is null, and the verdict names it
 - best_epoch: epochs after which the best loss was reached; explained_percent: of the no-information loss, by the best
 - val_channels: name to validation loss before weighting, last epoch
-- lr: initial (`lr_first`), final (last epoch), num_boosts, num_decays, num_plateaus
+- lr: initial (`lr_first`), found (by the search; null without one), final (last epoch), num_boosts, num_decays,
+  num_plateaus, num_rollbacks
 - metrics: the last ones that were measured: jaccard, precision, recall from 0 to 1, rmse_lateral_nm and
   rmse_axial_nm in nm, efficiency_3d in percent
 - promises: list of level, within_epochs, reached_after, state; null where they do not apply
@@ -72,10 +73,12 @@ def build_summary(run: Run) -> dict[str, Any]:
         "device": _text(run.start.get("device")),
         "lr": {
             "initial": _finite(run.start.get("lr_first")),
+            "found": next((_finite(a.lr_after) for a in reversed(run.adjustments) if a.kind == "found"), None),
             "final": _finite(_last(epochs.lr)),
             "num_boosts": analysis.adjustments.get("boost", 0),
             "num_decays": analysis.adjustments.get("decay", 0),
             "num_plateaus": analysis.adjustments.get("plateau", 0),
+            "num_rollbacks": analysis.adjustments.get("rollback", 0),
         },
         "metrics": {name: _finite(last_metrics.get(name)) for name in METRIC_NAMES},
         "promises": None if analysis.promises is None else [vars(promise) for promise in analysis.promises],
