@@ -35,12 +35,14 @@ class Fault:
         samples: training and validation samples in, faulty ones out.
         run: changes of the run after its setup.
         resume: stop after half of the epochs and go on from the checkpoint; `run` is then applied to the second half.
+        steps: how long the run is, about.
     """
 
     config: Callable[[Rng], Changes] = lambda _: {}
     samples: Callable[[Samples, Rng], Samples] = lambda samples, _: samples
     run: Callable[[Run, Rng], None] = lambda *_: None
     resume: bool = False
+    steps: int = 105
 
 
 class WrappedWindows:
@@ -48,7 +50,7 @@ class WrappedWindows:
 
     def __init__(self, windows: Any, change: Callable[[int, Batch], Batch]) -> None:
         self._windows, self._change = windows, change
-        self.steps_per_epoch = windows.steps_per_epoch
+        self.steps_per_epoch, self.num_different = windows.steps_per_epoch, windows.num_different
 
     def __len__(self) -> int:
         return len(self._windows)
@@ -203,17 +205,22 @@ def _dominant_channel(rng: Rng) -> Changes:
     return {"training": {"loss_type": "unified_decode", "unified_loss_config": {"channel_weights": weights}}}
 
 
+def head_of(run: Run) -> Any:
+    """The convolution that makes the six channels."""
+    return run.model.network.second_stage[-1]
+
+
 def _collapse(run: Run, _: Rng) -> None:
     """The best constant of a loss to which a missed emitter costs next to nothing."""
     with torch.no_grad():
-        run.model.network.second_stage[-1].bias[0] = run.loss.best_constant()[0]
+        head_of(run).bias[0] = run.loss.best_constant()[0]
 
 
 def _saturate(run: Run, rng: Rng) -> None:
     """Logits in the flat ends of a tanh: sure of themselves, and without a gradient."""
-    head, steepness, height = run.model.network.second_stage[-1], 10 ** rng.uniform(2, 3), rng.uniform(15, 40)
+    head, steepness, height = head_of(run), 10 ** rng.uniform(2, 3), rng.uniform(15, 40)
     with torch.no_grad():
-        head.weight[0].normal_(0, 1)
+        head.weight[0] = torch.from_numpy(rng.normal(size=tuple(head.weight[0].shape)))
         head.bias[0] = 0.0
 
     def flatten(_: nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
@@ -252,7 +259,7 @@ def _half_precision(run: Run, rng: Rng) -> None:
     if rng.random() < 0.5:
         scale = float(10 ** rng.uniform(-6.5, -5.5))
         for parameter in run.model.network.parameters():
-            parameter.register_hook(lambda gradient: (gradient * scale).half().float() / scale)
+            parameter.register_hook(lambda gradient: (gradient * scale).half().float() / scale)  # type: ignore[no-untyped-call]
     else:
         chance, count = rng.uniform(0.35, 0.6), [0]
         first = next(run.model.network.parameters())
@@ -262,7 +269,7 @@ def _half_precision(run: Run, rng: Rng) -> None:
             bad = np.random.default_rng(count[0]).random() < chance
             return gradient + torch.inf if bad else gradient
 
-        first.register_hook(overflow)
+        first.register_hook(overflow)  # type: ignore[no-untyped-call]
 
 
 def _no_warmup(run: Run, rng: Rng) -> None:
@@ -287,20 +294,23 @@ def _loss_of(kind: type[ChannelLoss]) -> Callable[[Run, Rng], None]:
 def _rate(low: float, high: float) -> Callable[[Rng], Changes]:
     def change(rng: Rng) -> Changes:
         rate = float(np.exp(rng.uniform(np.log(low), np.log(high))))
-        return {"training": {"optimizer": "adamw", "lr_first": rate, "lr_second": rate,
-                             "adaptive_lr_config": {"scheduler_type": "constant", "warmup_start_lr": min(rate, 1e-5)}}}  # fmt: skip
+        schedule = {"scheduler_type": "constant", "warmup_start_lr": min(rate, 1e-5)}
+        return {
+            "training": {
+                "optimizer": "adamw", "lr_first": rate, "lr_second": rate, "adaptive_lr_config": schedule,
+            }
+        }  # fmt: skip
 
     return change
 
 
-_UNIFIED = {"training": {"loss_type": "unified_decode", "unified_loss_config": {"normalization": "information"}}}
 _NORMALIZED = {"network": {"normalization": "batch"}}
 
 FAULTS: dict[str, Fault] = {
     "inputs_targets_decoupled": Fault(samples=_shuffle_emitters),
     "repeated_batch": Fault(run=_repeat),
     "wrong_input_scaling": Fault(run=_input_scaling),
-    "axes_swapped": Fault(samples=_swap_axes),
+    "axes_swapped": Fault(config=lambda _: {"data": {"image_size": 40}}, samples=_swap_axes),
     "absolute_targets": Fault(run=_loss_of(AbsoluteTargets)),
     "unscaled_targets": Fault(run=_loss_of(UnscaledTargets)),
     "train_eval_mismatch": Fault(config=lambda _: _NORMALIZED, run=_train_eval),
@@ -319,7 +329,9 @@ FAULTS: dict[str, Fault] = {
     "loader_starves": Fault(run=_slow_loader),
     "rate_too_low": Fault(config=_rate(1e-6, 1e-5)),
     "rate_too_high": Fault(config=_rate(0.3, 3.0)),
-    "warmup_missing": Fault(config=lambda _: {**_NORMALIZED, "training": {"adaptive_lr_config": {"enable_warmup": False}}}, run=_no_warmup),
+    "warmup_missing": Fault(
+        config=lambda _: {**_NORMALIZED, "training": {"adaptive_lr_config": {"enable_warmup": False}}}, run=_no_warmup
+    ),
     "clipped_every_step": Fault(config=lambda rng: {"training": {"clip_norm": float(10 ** rng.uniform(-9, -6))}}),
     "weight_decay_too_strong": Fault(
         config=lambda rng: {"training": {"optimizer": "adamw", "weight_decay": float(rng.uniform(15, 50))}}
@@ -330,8 +342,15 @@ FAULTS: dict[str, Fault] = {
                           "network": {"base_channels": 16}},
         samples=_few_frames,
     ),
-    "batch_noise_floor": Fault(config=lambda _: {
-        "data": {"batch_size": 2, "image_size": 12}, "network": {"normalization": "none"}, "training": {"adaptive_lr_config": {"scheduler_type": "constant"}}}),
+    "batch_noise_floor": Fault(
+        config=lambda _: {
+            "data": {"batch_size": 2, "image_size": 16},
+            "network": {"normalization": "none"},
+            "training": {"optimizer": "adam", "lr_first": 3e-3, "lr_second": 3e-3,
+                         "adaptive_lr_config": {"scheduler_type": "constant"}},
+        },
+        steps=400,
+    ),
     "network_too_small": Fault(config=lambda _: {"network": {"base_channels": 1, "depth": 0}}),
 }  # fmt: skip
 """Physical limit is put in by the benchmark's data, not by a fault."""

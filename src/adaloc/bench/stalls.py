@@ -34,7 +34,6 @@ from adaloc.training.trainer import Hooks, fit, save
 
 HEALTHY = "healthy"
 ORIGINAL = "original_stall"
-_STEPS = 105
 CASES = (*FAULTS, ORIGINAL, HEALTHY)
 _ORIGINAL_FAULT = Fault(config=lambda _: {"network": {"base_channels": 1, "depth": 0}}, samples=noise_samples)
 _DATA_KINDS: dict[str, dict[str, Any]] = {
@@ -58,7 +57,8 @@ def bench_config(case: str, seed: int, folder: Path) -> tuple[Config, np.random.
     simulation = _merge({"num_samples": 24, "num_frames": 60}, _DATA_KINDS[kind])
     raw: dict[str, Any] = {
         "data": {"root": str(folder / "data" / kind), "simulate_if_missing": True, "batch_size": batch,
-                 "image_size": 32, "augment_mirror": bool(rng.random() < 0.5), "augment_time_reversal": bool(rng.random() < 0.5)},
+                 "image_size": 24, "augment_mirror": bool(rng.random() < 0.5),
+                 "augment_time_reversal": bool(rng.random() < 0.5)},
         "simulation": simulation,
         "network": {"base_channels": int(rng.choice([4, 6, 8])), "depth": int(rng.choice([1, 2])),
                     "normalization": str(rng.choice(["batch", "batch", "none"]))},
@@ -72,7 +72,7 @@ def bench_config(case: str, seed: int, folder: Path) -> tuple[Config, np.random.
     raw = _merge(raw, fault_of(case).config(rng))
     # As many epochs as give the steps; 19 of the 24 samples train (8 of the 10 of the small set).
     num_training = 8 if raw["data"].get("sample_subset") == 10 else 19
-    raw["training"]["epochs"] = max(_STEPS // -(-num_training // raw["data"]["batch_size"]), 4)
+    raw["training"]["epochs"] = max(fault_of(case).steps // -(-num_training // raw["data"]["batch_size"]), 4)
     return Config.model_validate(raw), rng
 
 
@@ -131,7 +131,10 @@ def train_and_diagnose(case: str, seed: int, folder: Path) -> dict[str, Any]:
 def missing_jobs(
     folder: Path, cases: Sequence[str], seeds: Sequence[int], healthy_seeds: Sequence[int]
 ) -> list[tuple[str, int]]:
-    """The (case, seed) that are not in `folder` yet. Seeds outermost, so that an interrupted benchmark has all cases."""
+    """The (case, seed) that are not in `folder` yet.
+
+    Seeds outermost, so that an interrupted benchmark has all cases.
+    """
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     done = {(r["case"], r["seed"]) for r in read_runs(folder / "runs.jsonl")}

@@ -192,7 +192,8 @@ def check_sizes(samples: Sequence[Sample], data: DataConfig) -> None:
 class TrainingWindows:
     """The batches of a run: item `step` is the batch of that step, counted from the start of the run.
 
-    In each epoch every sample gives one window at a random start frame and a random place.
+    In each epoch every sample gives one window at a random start frame and a random place; `num_different` is how many
+    different ones there are, mirror images not counted.
     """
 
     def __init__(self, samples: Sequence[Sample], config: Config) -> None:
@@ -200,6 +201,9 @@ class TrainingWindows:
         self._data = config.data
         self._seed = config.seed
         self.steps_per_epoch = -(-len(samples) // config.data.batch_size)
+        size, length = config.data.image_size, config.data.consecutive_frames
+        extents = [np.array(sample.frames_THW.shape) - (length, size, size) + 1 for sample in samples]
+        self.num_different = int(sum(extent.prod() for extent in extents))
 
     def __len__(self) -> int:
         """Windows in an epoch."""

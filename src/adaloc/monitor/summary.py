@@ -16,8 +16,8 @@ Keys:
 - metrics: the last ones that were measured: jaccard, precision, recall from 0 to 1, rmse_lateral_nm and
   rmse_axial_nm in nm, efficiency_3d in percent
 - promises: list of level, within_epochs, reached_after, state; null where they do not apply
-- diagnosis: epoch, step, findings (cause, score, evidence, remedy) and tried of the last one that the run made of itself;
-  null when it made none
+- diagnosis: epoch, step, findings (cause, score, evidence, remedy) and tried of the last one that the run made of
+  itself; null when it made none
 - num_resumes, verdict
 """
 

@@ -1,4 +1,6 @@
-"""Causes of a stall, ranked from evidence. Pure Python; the order is integrity, collapse, gradients, optimization, limits.
+"""Causes of a stall, ranked from evidence. Pure Python.
+
+The order is integrity, machinery, collapse and scale, gradients, optimization, limits.
 
 A rule turns numbers into a score from 0 to 1 that is 0.5 at its threshold. A cause with 0.5 or more is named. Among
 the named ones the earlier stage comes first: a fault of the data explains a dead layer, and not the other way round.
@@ -80,7 +82,7 @@ def over(value: float | None, threshold: float, sharpness: float = 2.0) -> float
         return 0.0
     if math.isinf(value):
         return 1.0
-    return 1 / (1 + (threshold / value) ** sharpness)
+    return float(1 / (1 + (threshold / value) ** sharpness))
 
 
 def under(value: float | None, threshold: float, sharpness: float = 2.0) -> float:
@@ -130,10 +132,12 @@ def _has_learned(e: Evidence) -> float:
 def _blown_up(e: Evidence) -> float:
     """Whether steps threw the weights about: what else looks broken after that is a consequence.
 
-    Good rates change a kernel by 0.2 to 4 % in their largest steps; a tenth leaves nothing of it within ten steps. Where
-    not even one step was finite, a loss a hundred times the first says the same.
+    Good rates change a kernel by 0.2 to 4 % in their largest steps; a tenth leaves nothing of it within ten steps.
+    Where not even one step was finite, a loss a hundred times the first says the same.
     """
-    return either(over(e.highest_update_ratio, 0.1, 3), over(e.early_burst, 100.0))
+    if e.highest_update_ratio is None:
+        return over(e.early_burst, 100.0)
+    return over(e.highest_update_ratio, 0.1, 3)
 
 
 # --- integrity of the data -------------------------------------------------------------------------------------------
@@ -150,8 +154,8 @@ def _decoupled(e: Evidence) -> float:
 
 
 def _axes_swapped(e: Evidence) -> float:
-    # No light at the emitters' places but at those with x and y exchanged: 4 standard errors, which chance gives once in
-    # thirty thousand looks, and above all more than at the places themselves.
+    # No light at the emitters' places but at those with x and y exchanged: 4 standard errors, which chance gives once
+    # in thirty thousand looks, and above all more than at the places themselves.
     if e.contrast_sigmas is None or e.contrast_transposed_sigmas is None:
         return 0.0
     return both(over(e.contrast_transposed_sigmas, 4.0), over(_ratio(e.contrast_transposed, e.contrast, 1e-6), 1.5))
@@ -295,7 +299,8 @@ def _overfitting(e: Evidence) -> float:
 
 
 def _too_small(e: Evidence) -> float:
-    # Sixty steps on four windows: a network of some thousand parameters wins two thirds of the loss, one of 200 a fifth.
+    # Sixty steps on four windows: a network of some thousand parameters wins two thirds of the loss, one of 200 a
+    # fifth.
     return over(e.overfit_ratio, 0.6, 12)
 
 
@@ -308,8 +313,9 @@ def _physical_limit(e: Evidence) -> float:
 
 
 def _noise_floor(e: Evidence) -> float:
-    # At thirty times the batch a gradient is 97 % noise.
-    return both(over(e.noise_over_batch, 30.0), 0.0 if e.trend == "falling" else 1.0)
+    # At twenty times the batch a gradient is 95 % noise. It holds the loss up only while the rate is not annealed.
+    waits = over(e.rate_since_highest, 0.3, 4)
+    return both(over(e.noise_over_batch, 20.0), waits, 0.0 if e.trend == "falling" else 1.0)
 
 
 def _ratio(a: float | None, b: float | None, least: float) -> float:
@@ -341,8 +347,10 @@ RULES: Sequence[Rule] = (
     Rule("loader_starves", OPTIMIZATION, ("wait_share",), _starves),
     Rule("warmup_missing", OPTIMIZATION, ("highest_update_ratio", "early_burst", "first_rate", "rate_since_highest"),
          _warmup_missing),
-    Rule("rate_too_high", OPTIMIZATION, ("highest_update_ratio", "update_ratio", "anneal_gain", "rate", "gradient_cosine"), _rate_too_high),
-    Rule("rate_too_low", OPTIMIZATION, ("highest_update_ratio", "rate", "boost_gain", "boost_factor", "gradient_cosine"),
+    Rule("rate_too_high", OPTIMIZATION,
+         ("highest_update_ratio", "update_ratio", "anneal_gain", "rate", "gradient_cosine"), _rate_too_high),
+    Rule("rate_too_low", OPTIMIZATION,
+         ("highest_update_ratio", "rate", "boost_gain", "boost_factor", "gradient_cosine"),
          _rate_too_low),
     Rule("network_too_small", LIMITS, ("overfit_ratio", "num_parameters"), _too_small),
     Rule("overfitting", LIMITS, ("gap", "gap_low", "gap_before"), _overfitting),

@@ -23,8 +23,8 @@ At 100, two decades of differences between the batches are gone. Runs at the def
 their first steps.
 """
 _QUANTILE = 0.9
-"""The limit goes to this quantile of the recent norms, so that the spikes it is there for are still clipped (the idea of
-AutoClip, Seetharaman et al. 2020, whose low quantile would go on clipping nearly every step)."""
+"""The limit goes to this quantile of the recent norms, so that the spikes it is there for are still clipped (as
+AutoClip, Seetharaman et al. 2020, does with a low quantile, which would go on clipping nearly every step)."""
 _OUT_OF_MEMORY = re.compile(r"out of memory|can.t allocate|alloc_cpu")
 
 

@@ -13,7 +13,7 @@ from adaloc.training.evidence import Evidence, gather
 from adaloc.training.probes import make_probes, overfit_fresh, probe_steps
 from adaloc.training.run import Run
 from adaloc.training.run_log import Event, read_events
-from adaloc.training.signals import EARLY_EPOCHS
+from adaloc.training.signals import EARLY_EPOCHS, REMEMBERED_BATCHES
 
 _PROBE_SHARE = 0.05
 """Steps spent on probes over steps trained, at most, from the second probing on."""
@@ -64,7 +64,7 @@ def diagnose_in_training(run: Run, tell: Callable[[Diagnosis], None], *, force: 
     epoch = run.epoch - 1
     if epoch < EARLY_EPOCHS:
         diagnosis = diagnose_events(read_events(run.log.path))
-        hopeless = [finding for finding in diagnosis.findings if is_hopeless(finding)]
+        hopeless = [finding for finding in diagnosis.findings if is_hopeless(finding) and _is_fault(run, finding)]
         if hopeless:
             # Whether the network is too small besides is known from a fresh one, whatever the data are.
             diagnosis = diagnose_events(read_events(run.log.path), {"overfit_ratio": overfit_fresh(run)})
@@ -85,6 +85,12 @@ def diagnose_in_training(run: Run, tell: Callable[[Diagnosis], None], *, force: 
     if last is not None and (run.step - last) * _PROBE_SHARE < probe_steps():
         return
     _report(run, diagnose_events(events, make_probes(run)), tell)
+
+
+def _is_fault(run: Run, finding: Finding) -> bool:
+    """Few data repeat by themselves: that is a choice, and no reason to stop."""
+    few = run.windows.num_different <= REMEMBERED_BATCHES * run.config.data.batch_size
+    return finding.cause != "repeated_batch" or not few
 
 
 def _report(run: Run, diagnosis: Diagnosis, tell: Callable[[Diagnosis], None]) -> None:

@@ -29,8 +29,8 @@ CAUSES: dict[str, Words] = {
     "inputs_targets_decoupled": Words(
         ("Inputs and targets do not belong together: there is no more light at the emitters than elsewhere.",
          "输入与目标互不对应：发射体位置处的光并不比其他位置更强。"),
-        ("Check that each emitters.h5 lies beside its own movie and that the movie is no noise; the learning rate cannot "
-         "help.",
+        ("Check that each emitters.h5 lies beside its own movie and that the movie is no noise; the learning rate "
+         "cannot help.",
          "请检查每个 emitters.h5 是否与其对应的影像放在一起，并确认影像不是噪声。调整学习率无济于事。"),
     ),
     "repeated_batch": Words(
@@ -89,7 +89,8 @@ CAUSES: dict[str, Words] = {
     "saturated_detection": Words(
         ("The probabilities are sure of themselves and wrong; such a head hardly gets gradients.",
          "检测概率已饱和：网络十分自信却是错的，检测头几乎得不到梯度。"),
-        ("Start anew with a warmup and the head's bias at the prior.", "请启用预热，将检测头偏置设为先验值后重新训练。"),
+        ("Start anew with a warmup and the head's bias at the prior.",
+         "请启用预热，将检测头偏置设为先验值后重新训练。"),
     ),
     "precision_underflow": Words(
         ("Gradients are lost in the number format: many are exactly 0, or many steps are skipped.",
@@ -113,7 +114,8 @@ CAUSES: dict[str, Words] = {
     ),
     "weight_decay_too_strong": Words(
         ("Weight decay takes off as much as a step adds.", "权重衰减过强：衰减量与每步更新量相当。"),
-        ("Lower training.weight_decay by a factor of a hundred or more.", "请将 training.weight_decay 至少降低到百分之一。"),
+        ("Lower training.weight_decay by a factor of a hundred or more.",
+         "请将 training.weight_decay 至少降低到百分之一。"),
     ),
     "loader_starves": Words(
         ("Training waits for data most of the time.", "训练大部分时间在等待数据。"),
@@ -168,7 +170,8 @@ CAUSES: dict[str, Words] = {
 }  # fmt: skip
 
 _NUMBERS: dict[str, Pair] = {
-    "contrast": ("light at the emitters over that elsewhere, in spreads of the frame", "发射体处的光强差（以图像标准差计）"),
+    "contrast": ("light at the emitters over that elsewhere, in spreads of the frame",
+                 "发射体处的光强差（以图像标准差计）"),
     "contrast_sigmas": ("its standard errors above 0", "该差值的显著性（标准误倍数）"),
     "contrast_transposed_sigmas": ("the same with x and y swapped", "交换 x、y 后的显著性"),
     "contrast_emitters": ("emitters looked at", "所用发射体数"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -120,7 +121,7 @@ def gather(events: Sequence[Event], probes: dict[str, Any] | None = None) -> Evi
     epochs, looks = of_kind("epoch"), of_kind("signals")
     if probes is None:
         logged = [event.get("probes") for event in of_kind("diagnosis") if event.get("probes")]
-        probes = logged[-1] if logged else {}
+        probes = dict(logged[-1] or {}) if logged else {}
     val = [_number(e.get("val_loss")) for e in epochs]
     finite = [v for v in val if v is not None]
     recent = _last_finite(val)
@@ -142,7 +143,7 @@ def gather(events: Sequence[Event], probes: dict[str, Any] | None = None) -> Evi
         "tried": _tried(events),
     }
     values |= _from_looks(looks)
-    values |= {name: probes[name] for name in probes if name in NAMES and probes[name] is not None}
+    values |= {name: value for name, value in probes.items() if name in NAMES and value is not None}
     return Evidence(**values)
 
 
@@ -159,7 +160,7 @@ def robust_trend(losses: Sequence[float | None]) -> str:
         return "undecided"
     window = known[-_TREND_WINDOW:]
     slopes = [(b - a) / (j - i) for i, a in enumerate(window) for j, b in enumerate(window) if j > i]
-    changes = [b - a for a, b in zip(window, window[1:], strict=False)]
+    changes = [b - a for a, b in itertools.pairwise(window)]
     centre = statistics.median(changes)
     noise = 1.4826 * statistics.median(abs(c - centre) for c in changes) / math.sqrt(2)
     n = len(window)

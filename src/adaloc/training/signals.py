@@ -42,7 +42,7 @@ _EARLY_LOOKS = (5, 20, 50)
 _STEPS_BETWEEN_LOOKS = 100
 _COSINE_STEPS = 3
 """Gradients that are compared with one before a long look."""
-_REMEMBERED_BATCHES = 100
+REMEMBERED_BATCHES = 100
 EARLY_EPOCHS = 5
 """Epochs in which every batch's targets and light are looked at."""
 
@@ -89,7 +89,7 @@ class Observer:
 
     def __init__(self) -> None:
         self._window = _Window()
-        self._recent: deque[int] = deque(maxlen=_REMEMBERED_BATCHES)
+        self._recent: deque[int] = deque(maxlen=REMEMBERED_BATCHES)
         self._before: Before | None = None
         self._reference: torch.Tensor | None = None
         self._cosines: list[float] = []
@@ -124,18 +124,13 @@ class Observer:
         if norms is not None and facts.is_taken:
             signals |= noise_signals(norms, facts.grad_norm, self._batch_look["half_windows"], run)
         run.log.write("signals", epoch=run.epoch, step=step, **_plain(signals))
-        # The light's sums go on over the early epochs: the more emitters, the surer.
-        contrast = self._window.contrast if run.epoch < EARLY_EPOCHS else Contrast()
-        self._window = _Window(contrast=contrast)
+        # The light's sums go on: the more emitters, the surer.
+        self._window = _Window(contrast=self._window.contrast)
         self._before, self._reference, self._cosines, self._batch_look = None, None, [], {}
 
     def forget_batches(self) -> None:
         """To be called when the run goes back in the data: a trial's batches come again, and that is no fault."""
         self._recent.clear()
-
-    def current_contrast(self) -> Contrast:
-        """The light's sums since the beginning or, later, since the last event."""
-        return self._window.contrast
 
     def _look_at_data(self, run: Run, batch: Batch) -> None:
         targets = batch_targets(run, batch)
