@@ -126,7 +126,7 @@ def show(table: dict[str, Any], console: Console) -> None:
     """Prints medians: a row a method, a column a rate; in brackets the ratio to the best tuned."""
     rates = sorted({row["lr"] for row in table["rows"] if row["lr"] in RATES})
     printed = Table(title=f"{table['problem']}, {table['steps']} steps, seeds {table['seeds']}", title_justify="left")
-    printed.add_column("method")
+    printed.add_column("method", no_wrap=True)
     for rate in rates:
         printed.add_column(f"{rate:g}", justify="right")
     cells = {(row["method"], row["lr"]): row for row in table["rows"]}

@@ -41,6 +41,13 @@ _TRIAL_ERROR_RATE = 0.05
 _CEILING_GROWTH = 1.1  # at each look: what failed once may be tried again some looks later
 _SAVES_IN_A_RUN, _FEWEST_STEPS_BETWEEN_SAVES = 200, 20
 _ROLLBACK_FACTOR = 0.5
+_EARLY_ROLLBACK_FACTOR, _EARLY_STEPS = 0.25, 100  # a rate that fails soon after it was found is off by more
+_PROBATION_STEPS, _PROBATION_SEARCHES, _MOST_PROBATIONS = 40, 2, 2
+"""Steps after which a found rate must have brought the loss below that of the copy: so many, and so many searches'.
+
+Networks without normalization can be broken by a rate that leaves no jump in the loss. A second time, at a sixteenth of
+the rate, is enough: where there is nothing to learn a low rate does not help either.
+"""
 _MOST_ROLLBACKS = 10
 
 
@@ -89,6 +96,9 @@ class AdaptiveLRManager:
         self._good = [START]
         self._ceiling = math.inf
         self._num_rollbacks = 0
+        self._found_at: int | None = None
+        self._level_found = math.nan
+        self._num_probations = 0
         self._at_present_rate: list[float] = []
         self._at_trial_rate: list[float] = []
 
@@ -138,6 +148,8 @@ class AdaptiveLRManager:
             return self._observe_search(loss, relative_step)
         if illness := self._health.observe(loss):
             return self._go_back(illness)
+        if self._fails_probation():
+            return self._go_back("no_progress")
         if self._phase == "baseline" or self._phase == "trial":
             return self._observe_trial(loss)
         if self._phase != "anneal" and self._step >= self._anneal_start:
@@ -161,7 +173,8 @@ class AdaptiveLRManager:
             "search_start": self._search_start, "search": self._search.state_dict(),
             "search_rates": dict(self._search_rates), "test": self._test.state_dict(),
             "health": self._health.state_dict(), "good": list(self._good), "ceiling": self._ceiling,
-            "num_rollbacks": self._num_rollbacks, "at_present_rate": list(self._at_present_rate),
+            "num_rollbacks": self._num_rollbacks, "found_at": self._found_at, "level_found": self._level_found,
+            "num_probations": self._num_probations, "at_present_rate": list(self._at_present_rate),
             "at_trial_rate": list(self._at_trial_rate),
         }  # fmt: skip
 
@@ -175,7 +188,8 @@ class AdaptiveLRManager:
         self._test.load_state_dict(state["test"])
         self._health.load_state_dict(state["health"])
         self._good, self._ceiling = list(state["good"]), float(state["ceiling"])
-        self._num_rollbacks = int(state["num_rollbacks"])
+        self._num_rollbacks, self._found_at = int(state["num_rollbacks"]), state["found_at"]
+        self._level_found, self._num_probations = float(state["level_found"]), int(state["num_probations"])
         self._at_present_rate = [float(loss) for loss in state["at_present_rate"]]
         self._at_trial_rate = [float(loss) for loss in state["at_trial_rate"]]
 
@@ -202,7 +216,9 @@ class AdaptiveLRManager:
             return self._search_lower(evidence)
         slot = min(rates, key=lambda name: abs(math.log(rates[name] / wanted)))
         self._base, self._ceiling, self._phase = rates[slot], rate, "steady"
-        self._search_rates, self._good = {}, [slot]
+        self._search_rates, self._good, self._found_at = {}, [slot], self._step
+        first, self._level_found, noise = self._search.level_at(self._base)
+        self._health.start(first, self._level_found, noise)
         words = {
             "hurt": f"a rate of {rate:.1e} hurt the loss; the run goes on from well below it",
             "reached": f"nothing hurt the loss up to {rate:.1e}, where steps are too large; on from well below",
@@ -263,11 +279,22 @@ class AdaptiveLRManager:
         self._test.reset()
         return Decision("plateau", reason, min(factor, 1.0), evidence)
 
-    def _go_back(self, illness: Illness | Literal["diverging"], evidence: dict[str, float] | None = None) -> Decision:
+    def _fails_probation(self) -> bool:
+        if self._found_at is None or self._num_probations >= _MOST_PROBATIONS:
+            return False
+        steps = max(_PROBATION_STEPS, _PROBATION_SEARCHES * self._search.num_steps)
+        if self._step != self._found_at + steps:
+            return False
+        return self._health.recent_level > self._level_found
+
+    def _go_back(
+        self, illness: Illness | Literal["diverging", "no_progress"], evidence: dict[str, float] | None = None
+    ) -> Decision:
         words = {
             "not_finite": "the loss is not a number",
             "spike": "the loss jumped and stayed up",
             "diverging": "the loss rises",
+            "no_progress": "the rate that was found does not lower the loss",
         }
         evidence = evidence or self._health.evidence()
         self._num_rollbacks += 1
@@ -276,14 +303,19 @@ class AdaptiveLRManager:
                 "give_up", f"{words[illness]}, after {_MOST_ROLLBACKS} returns to lower rates", 1.0, evidence
             )
         self._ceiling = min(self._ceiling, self.rate)
-        self._base *= _ROLLBACK_FACTOR
+        is_early = self._found_at is not None and self._step <= self._found_at + _EARLY_STEPS
+        factor = _EARLY_ROLLBACK_FACTOR if is_early else _ROLLBACK_FACTOR
+        self._base *= factor
+        if illness == "no_progress":
+            self._num_probations += 1
+            self._found_at = self._step
         self._good = self._good[:1]  # the older copy: the newer one may be of the run-up
         self._health.reset()
         self._test.reset()
         if self._phase != "anneal":
             self._phase = "steady"
         return Decision(
-            "rollback", f"{words[illness]}: back to a copy from before, at a lower rate", _ROLLBACK_FACTOR, evidence,
+            "rollback", f"{words[illness]}: back to a copy from before, at a lower rate", factor, evidence,
             restore=self._good[0],
         )  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 _BLOCK = 20  # losses that a level and its noise are taken from
 _LASTING = 10  # a spike of fewer steps mends itself, and the median of so many does not see it
-_SPIKE_SIGMAS = 8.0  # of one loss; the median of ten strays by half of one
+_SPIKE_SIGMAS = 3.0  # of one loss; the median of ten strays by 0.4, so this is 7.6 of its own
 _SPIKE_SHARE = 0.25  # of all that was learned: a small rise above little noise is no reason to go back
 NOT_FINITE_IN_A_ROW = 3  # one may be the batch's fault; its step is skipped
 _MAD_TO_SIGMA = 1.4826
@@ -53,6 +53,15 @@ class Health:
         if math.isnan(self._first_level):
             self._first_level = level
         return True
+
+    @property
+    def recent_level(self) -> float:
+        """Median of the latest 20 losses; NaN without any."""
+        return statistics.median(self._recent) if self._recent else math.nan
+
+    def start(self, first_level: float, level: float, noise: float) -> None:
+        """Takes a level that is known from elsewhere, so that a jump is seen from the first steps on."""
+        self._first_level, self._level, self._noise = first_level, level, noise
 
     def reset(self) -> None:
         """Forgets the latest losses, after the run went back; their level stays."""

@@ -18,13 +18,13 @@ from adaloc.training.health import NOT_FINITE_IN_A_ROW
 _TARGET_SHARE, _TARGET_STEPS, _TARGET_POWER = 0.06, 300, 0.3
 """Share of the weights' size that a step changes at the rate that is looked for, by the length of the run.
 
-Longer runs want smaller steps. Measured for annealed runs of 300, 1500 and 5000 steps; see docs/strategy.md.
+Longer runs want smaller steps; for shorter ones it stays. Measured for annealed runs of 300, 1500 and 5000 steps; see docs/strategy.md.
 """
 SAFETY = 4.0
 """Margin: the highest rate that was tried over the highest that is taken; docs/strategy.md has what was measured."""
 COPY_SPACING = 1.2
 """Ratio of the rates of neighbouring copies, about: small against the width of the range of good rates."""
-_SMALLEST_TARGET, _LARGEST_TARGET = 0.005, 0.1
+_SMALLEST_TARGET = 0.005
 _DECADES = 2.5  # from a rate that does not matter to the end of the search, at least
 _SHARE, _LARGEST_SHARE = 0.1, 0.2  # of the run's steps: as long as a warmup
 _FEWEST, _MOST = 30, 100  # steps for these decades: fewer see too little of each rate, more see nothing new
@@ -61,7 +61,7 @@ class RateSearch:
         self._relative_step = math.nan
         self.wanted_rate = math.inf
         target = _TARGET_SHARE * (_TARGET_STEPS / num_steps) ** _TARGET_POWER
-        self.target = min(max(target, _SMALLEST_TARGET), _LARGEST_TARGET)
+        self.target = min(max(target, _SMALLEST_TARGET), _TARGET_SHARE)
 
     @property
     def num_steps(self) -> int:
@@ -108,6 +108,14 @@ class RateSearch:
         """Where a search begins again whose start was too high: decades below the rate that is wanted."""
         known = self._relative_step if self._relative_step > 0 else self.target  # also where it is NaN
         return float(self.rate * min(self.target / known, 1.0) * 10**-_DECADES)
+
+    def level_at(self, rate: float) -> tuple[float, float, float]:
+        """First level, level when the search came to a rate, and noise of the losses; NaN before they are known."""
+        if len(self._losses) < _SMOOTHED:
+            return math.nan, math.nan, math.nan
+        levels = _levels(self._losses)
+        back = round(math.log(self.rate / rate) / math.log(self._growth))
+        return levels[0], levels[min(max(len(levels) - 1 - back, 0), len(levels) - 1)], _noise(self._losses)
 
     def evidence(self) -> dict[str, float]:
         """The numbers, for the log."""
