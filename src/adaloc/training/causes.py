@@ -191,7 +191,7 @@ def _train_eval(e: Evidence) -> float:
     # The running statistics of the normalization lag some ten steps behind, which costs up to a quarter of the loss.
     if e.train_mode_loss is None or e.eval_mode_loss is None:
         return 0.0
-    difference = over(abs(_ratio(e.eval_mode_loss, e.train_mode_loss, 1e-12) - 1), 0.35, 3)
+    difference = over(abs(_ratio(e.eval_mode_loss, e.train_mode_loss, 1e-12) - 1), 0.5, 3)
     # Where one channel is all of the loss, its own fault is what makes the difference large.
     # Or validation scores far worse than training did, and training windows in evaluation mode just as badly.
     apart = both(over(_ratio(e.val_loss, e.train_loss, 1e-12) - 1, 0.5, 3), 0.0 if e.gap is None else under(e.gap, 0.2))
