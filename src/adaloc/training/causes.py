@@ -194,7 +194,7 @@ def _train_eval(e: Evidence) -> float:
     difference = over(abs(_ratio(e.eval_mode_loss, e.train_mode_loss, 1e-12) - 1), 0.5, 3)
     # Where one channel is all of the loss, its own fault is what makes the difference large.
     # Or validation scores far worse than training did, and training windows in evaluation mode just as badly.
-    apart = both(over(_ratio(e.val_loss, e.train_loss, 1e-12) - 1, 0.5, 3), 0.0 if e.gap is None else under(e.gap, 0.2))
+    apart = both(over(_ratio(e.val_loss, e.train_loss, 1e-12) - 1, 1.0, 3), 0.0 if e.gap is None else under(e.gap, 0.2))
     return both(either(difference, apart), 1 - _saturated(e), 1 - _one_channel(e))
 
 
@@ -317,9 +317,9 @@ def _physical_limit(e: Evidence) -> float:
 
 
 def _noise_floor(e: Evidence) -> float:
-    # At forty times the batch a gradient is over 97 % noise. It holds the loss up only while the rate is not annealed.
+    # At fifty times the batch a gradient is 98 % noise. It holds the loss up only while the rate is not annealed.
     waits = over(e.rate_since_highest, 0.3, 4)
-    return both(over(e.noise_over_batch, 40.0), waits, 1.0 if e.trend in ("stalled", "diverging") else 0.0)
+    return both(over(e.noise_over_batch, 50.0), waits, 1.0 if e.trend in ("stalled", "diverging") else 0.0)
 
 
 def _ratio(a: float | None, b: float | None, least: float) -> float:
