@@ -65,7 +65,7 @@ SIGNATURES: dict[str, dict[str, Any]] = {
     "network_too_small": {"overfit_ratio": 0.8},
     "overfitting": {"gap": 1.5, "gap_low": 0.8},
     "physical_limit": {"floor": 3.2, "trend": "stalled"},
-    "batch_noise_floor": {"noise_over_batch": 80.0, "trend": "stalled"},
+    "batch_noise_floor": {"noise_over_batch": 200.0, "trend": "stalled"},
 }  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def test_the_signature_of_a_cause_names_it_alone(cause: str) -> None:
 
 @pytest.mark.parametrize("cause", CAUSES)
 def test_the_signature_is_needed(cause: str) -> None:
-    """Each rule reacts to its numbers: without them the good run is healthy, and with nothing known nothing is named."""
+    """Each rule reacts to its numbers, and where nothing is known it is silent."""
     rule = next(rule for rule in RULES if rule.cause == cause)
     assert rule.score(GOOD) < NAMED / 2 < rule.score(dataclasses.replace(GOOD, **SIGNATURES[cause]))
     assert rule.score(Evidence()) == 0

@@ -337,9 +337,11 @@ FAULTS: dict[str, Fault] = {
         config=lambda rng: {"training": {"optimizer": "adamw", "weight_decay": float(rng.uniform(15, 50))}}
     ),
     "overfitting": Fault(
-        config=lambda _: {"data": {"augment_mirror": False, "augment_time_reversal": False, "batch_size": 4,
-                                   "sample_subset": 10},
-                          "network": {"base_channels": 16}},
+        config=lambda _: {
+            "data": {"augment_mirror": False, "augment_time_reversal": False, "batch_size": 4, "image_size": 40,
+                     "sample_subset": 10},
+            "network": {"base_channels": 16},
+        },
         samples=_few_frames,
     ),
     "batch_noise_floor": Fault(

@@ -54,6 +54,8 @@ def bench_config(case: str, seed: int, folder: Path) -> tuple[Config, np.random.
     rate = float(np.exp(rng.uniform(np.log(low), np.log(high))))
     batch = int(rng.choice([6, 8, 10]))
     scheduler = str(rng.choice(["constant", "wsd", "cosine", "plateau"]))
+    if case == HEALTHY and rng.random() < 0.4:
+        scheduler = "adaptive_plateau"  # in runs with a fault the rate must stay what the fault made it
     simulation = _merge({"num_samples": 24, "num_frames": 60}, _DATA_KINDS[kind])
     raw: dict[str, Any] = {
         "data": {"root": str(folder / "data" / kind), "simulate_if_missing": True, "batch_size": batch,

@@ -188,10 +188,14 @@ def _input_scaling(e: Evidence) -> float:
 
 
 def _train_eval(e: Evidence) -> float:
-    # The running statistics of the normalization lag some ten steps behind, which costs some percent of the loss.
+    # The running statistics of the normalization lag some ten steps behind, which costs up to a quarter of the loss.
     if e.train_mode_loss is None or e.eval_mode_loss is None:
         return 0.0
-    return over(abs(_ratio(e.eval_mode_loss, e.train_mode_loss, 1e-12) - 1), 0.25, 3)
+    difference = over(abs(_ratio(e.eval_mode_loss, e.train_mode_loss, 1e-12) - 1), 0.5, 3)
+    # Where one channel is all of the loss, its own fault is what makes the difference large.
+    # Or validation scores far worse than training did, and training windows in evaluation mode just as badly.
+    apart = both(over(_ratio(e.val_loss, e.train_loss, 1e-12) - 1, 1.0, 3), 0.0 if e.gap is None else under(e.gap, 0.2))
+    return both(either(difference, apart), 1 - _saturated(e), 1 - _one_channel(e))
 
 
 def _frozen(e: Evidence) -> float:
@@ -217,7 +221,7 @@ def _one_channel(e: Evidence) -> float:
     # Above 0.9 the other five share a tenth: what they could win is lost in this one's noise.
     # Unless it is the probability that is sure and wrong, which has a name of its own.
     share = either(e.loss_share or 0.0, e.head_share or 0.0)
-    return both(over(share, 0.9, 30), 1 - _saturated(e), 1 - _collapsed(e), 1 - _blown_up(e))
+    return both(over(share, 0.9, 30), 1 - _saturated(e), 1 - _collapsed(e), 1 - _blown_up(e), 1 - _weight_decay(e))
 
 
 def _collapsed(e: Evidence) -> float:
@@ -246,7 +250,7 @@ def _underflow(e: Evidence) -> float:
 
 def _vanishing(e: Evidence) -> float:
     # Five decades between the layers: float32 resolves seven, and healthy networks stay within three.
-    return both(under(e.gradient_depth_ratio, 1e-5, 1), 1 - _underflow(e), 1 - _blown_up(e))
+    return both(under(e.gradient_depth_ratio, 1e-5, 1), 1 - _underflow(e), 1 - _blown_up(e), 1 - _weight_decay(e))
 
 
 def _clipped(e: Evidence) -> float:
@@ -299,7 +303,7 @@ def _overfitting(e: Evidence) -> float:
 
 
 def _too_small(e: Evidence) -> float:
-    # Sixty steps on four windows: a network of some thousand parameters wins two thirds of the loss, one of 200 a
+    # Sixty steps on one batch: a network of some thousand parameters wins two thirds of the loss, one of 200 a
     # fifth.
     return over(e.overfit_ratio, 0.6, 12)
 
@@ -313,9 +317,9 @@ def _physical_limit(e: Evidence) -> float:
 
 
 def _noise_floor(e: Evidence) -> float:
-    # At twenty times the batch a gradient is 95 % noise. It holds the loss up only while the rate is not annealed.
+    # At fifty times the batch a gradient is 98 % noise. It holds the loss up only while the rate is not annealed.
     waits = over(e.rate_since_highest, 0.3, 4)
-    return both(over(e.noise_over_batch, 20.0), waits, 0.0 if e.trend == "falling" else 1.0)
+    return both(over(e.noise_over_batch, 50.0), waits, 1.0 if e.trend in ("stalled", "diverging") else 0.0)
 
 
 def _ratio(a: float | None, b: float | None, least: float) -> float:

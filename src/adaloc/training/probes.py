@@ -26,7 +26,7 @@ _BOOST_FACTORS = (10.0, 1000.0)
 _NOISE_BATCHES = 12
 _MOST_NOISE = 1000.0
 """Stands for a gradient that drowns: twelve batches cannot tell a larger noise scale from an infinite one."""
-_OVERFIT_WINDOWS = 4
+_OVERFIT_WINDOWS = 16
 _OVERFIT_STEPS = 60
 _OVERFIT_RATE = 1e-2
 """AdamW's rate on the fresh copy: the best of 1e-3, 3e-3, 1e-2 and 3e-2 for networks of 119 to 47,070 parameters."""
@@ -50,7 +50,7 @@ def make_probes(run: Run) -> dict[str, Any]:
 
 def probe_steps() -> int:
     """Training steps that all probes together cost, about."""
-    return TRIAL_STEPS * (2 + len(_BOOST_FACTORS)) + _OVERFIT_STEPS // 2 + _NOISE_BATCHES
+    return TRIAL_STEPS * (2 + len(_BOOST_FACTORS)) + _OVERFIT_STEPS + _NOISE_BATCHES
 
 
 def rate_trials(run: Run) -> dict[str, float]:

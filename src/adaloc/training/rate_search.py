@@ -18,7 +18,8 @@ from adaloc.training.health import NOT_FINITE_IN_A_ROW
 _TARGET_SHARE, _TARGET_STEPS, _TARGET_POWER = 0.06, 300, 0.3
 """Share of the weights' size that a step changes at the rate that is looked for, by the length of the run.
 
-Longer runs want smaller steps; for shorter ones it stays. Measured for annealed runs of 300, 1500 and 5000 steps; see docs/strategy.md.
+Longer runs want smaller steps; for shorter ones it stays. From annealed runs of 300 and 1500 steps; see
+docs/strategy.md.
 """
 SAFETY = 4.0
 """Margin: the highest rate that was tried over the highest that is taken; docs/strategy.md has what was measured."""

@@ -17,7 +17,8 @@ Events (`event` names the kind; all carry `time_s`, seconds since 1970):
   num_steps; a look of the stall test at the training losses since the rate last changed
 - signals: epoch, step; what was seen since the last such event (signals.py): num_steps, loss_first, loss_mean,
   loss_max, loss_shares (channel -> share), grad_norm_median, grad_norm_max, clipped_share, clip_excess (median norm
-  over the limit), skipped_share, wait_share, repeated_share, rate (used), rate_asked (the controller's), moment_steps,
+  over the limit), skipped_share, wait_share, repeated_share, observe_share (seconds of observing over those of
+  training, since the process began), rate (used), rate_asked (the controller's), moment_steps,
   gradient_cosine; and of the step itself: update_ratio, frozen_share, frozen, decay_ratio, gradient_depth_ratio,
   zero_gradient_share, head_shares (layer_signals.py); train_mode_loss, eval_mode_loss, shuffle_gap, input_mean,
   input_std, dead_share, dead_layer, count_ratio, p_at_emitters, overconfidence, contrast..., target_...

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,9 +95,22 @@ class Observer:
         self._reference: torch.Tensor | None = None
         self._cosines: list[float] = []
         self._batch_look: dict[str, Any] = {}
+        self._observe_s, self._train_s = 0.0, 0.0
 
     def before_step(self, run: Run, batch: Batch) -> None:
         """Looks at a batch, on the run's device, that the next step is made with."""
+        begin = time.perf_counter()
+        self._look_before(run, batch)
+        self._observe_s += time.perf_counter() - begin
+
+    def after_step(self, run: Run, facts: StepFacts) -> None:
+        """Looks at what the step did; writes an event at a long look. Call before the step counter moves on."""
+        begin = time.perf_counter()
+        self._train_s += facts.train_s
+        self._look_after(run, facts)
+        self._observe_s += time.perf_counter() - begin
+
+    def _look_before(self, run: Run, batch: Batch) -> None:
         mark = fingerprint(batch)
         self._window.repeated += mark in self._recent
         self._recent.append(mark)
@@ -107,8 +121,7 @@ class Observer:
             self._before = copy_weights(run.model.network)
             self._batch_look = look_at_batch(run, batch)
 
-    def after_step(self, run: Run, facts: StepFacts) -> None:
-        """Looks at what the step did; writes an event at a long look. Call before the step counter moves on."""
+    def _look_after(self, run: Run, facts: StepFacts) -> None:
         self._window.facts.append(facts)
         step = run.step + 1
         if facts.is_taken:
@@ -169,6 +182,7 @@ class Observer:
             "skipped_share": statistics.fmean(not fact.is_taken for fact in facts),
             "wait_share": math.fsum(f.wait_s for f in facts) / max(math.fsum(f.train_s for f in facts), 1e-9),
             "repeated_share": self._window.repeated / len(facts),
+            "observe_share": self._observe_s / max(self._train_s, 1e-9),
             "rate": float(group["lr"]) / float(group.get("lr_ratio", 1.0)),
             "rate_asked": last.rate,
             "moment_steps": moment_steps(run.optimizer),
