@@ -21,7 +21,7 @@ def small_config(folder: Path, **changes: Any) -> Config:
         "network": {"base_channels": 4, "depth": 1},
         "training": {"epochs": 3, "adaptive_lr_config": {"warmup_epochs": 1}},
         "output": {"save_dir": str(folder / "run"), "checkpoint_interval_epochs": 1, "metrics_interval_epochs": 2},
-        "num_threads": 2,
+        "num_threads": 1,
     }  # fmt: skip
     return Config.model_validate(_merge(raw, changes))
 

@@ -98,16 +98,16 @@ def test_a_run_stopped_in_a_trial_goes_on_bit_identically(
 ) -> None:
     """In the trial's two halves the checkpoint holds the states that it may go back to, and the place in the data."""
     monkeypatch.setattr("adaloc.training.controller.TrendTest", StalledAtOnce)
-    recipe = {"epochs": 50, "adaptive_lr_config": {"anneal_fraction": 0.1}}
+    recipe = {"epochs": 40, "adaptive_lr_config": {"anneal_fraction": 0.1, "find_lr": False, "warmup_epochs": 1}}
     whole = make_run(data, tmp_path / "whole", training=recipe)
     fit(whole, Hooks())
     events = read_events(tmp_path / "whole" / "log.jsonl")
     kinds = {event["kind"]: event["step"] for event in events if event["event"] == "lr"}
-    assert {"found", "trial"} < kinds.keys()
+    assert "trial" in kinds
     assert {"boost", "revert"} & kinds.keys()
-    assert whole.place < whole.step == 150, "a trial repeats batches, and its steps count"
+    assert whole.place < whole.step == 120, "a trial repeats batches, and its steps count"
     part = make_run(data, tmp_path / "part", training=recipe)
-    for stop in (kinds["found"] - 2, kinds["trial"] + 7, kinds["trial"] + 27):
+    for stop in (kinds["trial"] - 2, kinds["trial"] + 7, kinds["trial"] + 27):
         assert fit(part, Hooks(should_stop=lambda: part.step >= stop)) == "interrupted"  # noqa: B023
         part = make_run(data, tmp_path / "part", resume=True, training=recipe)
     assert fit(part, Hooks()) == "finished"
