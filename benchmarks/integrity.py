@@ -15,7 +15,6 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,6 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 
 from adaloc.config import SimulationConfig  # noqa: E402
 from adaloc.data.integrity import Integrity, check_samples  # noqa: E402
-from adaloc.data.integrity_batch import batch_findings, window_hashes  # noqa: E402
-from adaloc.data.scaling import Scaling  # noqa: E402
 from integrity_faults import FAULTS, make_samples, shipped, split, varied_simulation  # noqa: E402
 
 RESULTS = HERE / "results" / "integrity.json"
@@ -92,28 +89,6 @@ def faulty(name: str, seeds: range, kind: str) -> dict[str, Any]:
             "missed": missed}  # fmt: skip
 
 
-def batch_times() -> dict[str, float]:
-    """Milliseconds of the checks of a batch of 16 windows of 3 x 40 x 40 px, median of 200 calls."""
-    generator = torch.Generator().manual_seed(0)
-    frames = torch.randn(16, 3, 40, 40, generator=generator)
-    targets = torch.zeros(16, 6, 40, 40)
-    targets[:, 0] = (torch.rand(16, 40, 40, generator=generator) < 0.007).float()
-    scaling = Scaling(0.0, 1.0, 0.007, (0.0,) * 5, (1.0,) * 5, (0.0,) * 5, (1.0,) * 5)
-
-    def median_ms(call: Callable[[], object]) -> float:
-        times = []
-        for _ in range(200):
-            begin = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - begin)
-        return round(float(np.median(times)) * 1e3, 4)
-
-    return {
-        "batch_findings_ms": median_ms(lambda: batch_findings(frames, targets, scaling)),
-        "window_hashes_ms": median_ms(lambda: window_hashes(frames)),
-    }
-
-
 def reference_seconds() -> float:
     """Seconds for the reference data: 100 samples of 200 frames."""
     simulation = shipped("adaptive", num_samples=100, num_frames=200)
@@ -137,7 +112,7 @@ def main() -> None:
     results: dict[str, Any] = {
         "command": f"python benchmarks/integrity.py --healthy {arguments.healthy} --per-fault {arguments.per_fault} "
         f"--first-seed {arguments.first_seed}",
-        "reference_data_seconds": reference_seconds(), "batch": batch_times(), "healthy": {}, "faults": {},
+        "reference_data_seconds": reference_seconds(), "healthy": {}, "faults": {},
     }  # fmt: skip
     for kind in ("varied", "adaptive", "dense"):
         number = arguments.healthy if kind == "varied" else arguments.per_fault

@@ -10,7 +10,7 @@ Severity = Literal["stop", "warn"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with data or batches.
+    """One thing that is wrong with the data.
 
     Attributes:
         cause: an id of `integrity_text.CAUSES`.

@@ -102,30 +102,14 @@ CAUSES: dict[str, Words] = {
          "同一样本同时出现在训练集与验证集中：验证损失无法反映过拟合"),
         ("Delete the copies.", "请删除重复的样本。"),
     ),
-    "repeated_batch": Words(
-        ("the same windows come again and again", "训练中反复出现相同的窗口"),
-        ("Draw start frames and samples at random for every epoch, and check the loader's seeds.",
-         "每个 epoch 应随机抽取起始帧与样本；请检查数据加载器的随机种子。"),
-    ),
     "wrong_input_scaling": Words(
         ("the frames are not scaled as the network needs them (mean 0, spread 1)",
          "输入图像的缩放不符合网络要求（均值 0，标准差 1）"),
         ("Check baseline_adu and gain_e_per_adu in simulation.camera; measure the scaling on these data.",
          "请检查 simulation.camera 中的 baseline_adu 与 gain_e_per_adu，并在当前数据上重新测定缩放参数。"),
     ),
-    "absolute_targets": Words(
-        ("x and y of the targets are positions in the field, not offsets to the pixel's centre",
-         "训练目标中的 x、y 是视场内的绝对位置，而非相对像素中心的偏移"),
-        ("Encode x - round(x) and y - round(y): both lie within half a pixel.",
-         "请编码为 x - round(x) 与 y - round(y)，二者均在半个像素以内。"),
-    ),
-    "unscaled_targets": Words(
-        ("targets are not in network units (mean 0, spread 1)", "训练目标未换算为网络单位（均值 0，标准差 1）"),
-        ("Measure the scaling on the training data and divide by it; photons of 1e3 swamp every other channel.",
-         "请在训练数据上测定缩放参数并据此归一化；数量级为 1e3 的光子数会淹没其他通道。"),
-    ),
 }  # fmt: skip
-"""Every cause that the checks of data and batches can name."""
+"""Every cause that the checks of the data can name."""
 
 _LABELS: dict[str, Pair] = {
     "z_own": ("light at the emitters above chance, in standard deviations", "发射体处的光高出随机情形（标准差倍数）"),
