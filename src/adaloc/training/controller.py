@@ -124,6 +124,11 @@ class AdaptiveLRManager:
         return self._phase
 
     @property
+    def is_settling(self) -> bool:
+        """Whether the rate is searched for, or was found so lately that losses and statistics still move with it."""
+        return self._phase == "search" or (self._found_at is not None and self._step <= self._found_at + _EARLY_STEPS)
+
+    @property
     def slots(self) -> set[str]:
         """The copies that may still be asked for; the loop can drop all others."""
         trial = {"before"} if self._phase in ("baseline", "trial") else set()
@@ -303,8 +308,7 @@ class AdaptiveLRManager:
                 "give_up", f"{words[illness]}, after {_MOST_ROLLBACKS} returns to lower rates", 1.0, evidence
             )
         self._ceiling = min(self._ceiling, self.rate)
-        is_early = self._found_at is not None and self._step <= self._found_at + _EARLY_STEPS
-        factor = _EARLY_ROLLBACK_FACTOR if is_early else _ROLLBACK_FACTOR
+        factor = _EARLY_ROLLBACK_FACTOR if self.is_settling else _ROLLBACK_FACTOR
         self._base *= factor
         if illness == "no_progress":
             self._num_probations += 1

@@ -75,7 +75,7 @@ def diagnose_in_training(run: Run, tell: Callable[[Diagnosis], None], *, force: 
                     "(--force goes on all the same.)"
                 )
         return
-    if (epoch + 1) % _EPOCHS_BETWEEN_STALL_CHECKS or run.is_over:
+    if (epoch + 1) % _EPOCHS_BETWEEN_STALL_CHECKS or run.is_over or run.learning_rate.is_settling:
         return
     events = read_events(run.log.path)
     diagnosis = diagnose_events(events)

@@ -57,6 +57,11 @@ class LearningRate:
         return self._adaptive.trend if self._adaptive is not None else None
 
     @property
+    def is_settling(self) -> bool:
+        """Whether a rate is searched for or was just found: the losses then tell of the search, not of the run."""
+        return self._adaptive is not None and self._adaptive.is_settling
+
+    @property
     def wants_relative_step(self) -> bool:
         """Whether the next step's size is to be measured."""
         return self._adaptive is not None and self._adaptive.phase == "search"
