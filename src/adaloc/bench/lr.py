@@ -126,9 +126,9 @@ def show(table: dict[str, Any], console: Console) -> None:
     """Prints medians: a row a method, a column a rate; in brackets the ratio to the best tuned."""
     rates = sorted({row["lr"] for row in table["rows"] if row["lr"] in RATES})
     printed = Table(title=f"{table['problem']}, {table['steps']} steps, seeds {table['seeds']}", title_justify="left")
-    printed.add_column("method", no_wrap=True)
+    printed.add_column("method", overflow="fold")
     for rate in rates:
-        printed.add_column(f"{rate:g}", justify="right")
+        printed.add_column(f"{rate:g}", justify="right", min_width=6)
     cells = {(row["method"], row["lr"]): row for row in table["rows"]}
     for method in dict.fromkeys(row["method"] for row in table["rows"]):
         values = [_cell(cells.get((method, rate))) for rate in rates]

@@ -18,8 +18,8 @@ from adaloc.training.health import NOT_FINITE_IN_A_ROW
 _TARGET_SHARE, _TARGET_STEPS, _TARGET_POWER = 0.06, 300, 0.3
 """Share of the weights' size that a step changes at the rate that is looked for, by the length of the run.
 
-Longer runs want smaller steps; for shorter ones it stays. From annealed runs of 300 and 1500 steps; see
-docs/strategy.md.
+Longer runs want smaller steps (from annealed runs of 300 and 1500 steps; see docs/strategy.md). In shorter ones the
+share falls in proportion: their search is too hasty to show what hurts, and no time is left to recover.
 """
 SAFETY = 4.0
 """Margin: the highest rate that was tried over the highest that is taken; docs/strategy.md has what was measured."""
@@ -61,8 +61,9 @@ class RateSearch:
         self._not_finite = 0
         self._relative_step = math.nan
         self.wanted_rate = math.inf
-        target = _TARGET_SHARE * (_TARGET_STEPS / num_steps) ** _TARGET_POWER
-        self.target = min(max(target, _SMALLEST_TARGET), _TARGET_SHARE)
+        times = num_steps / _TARGET_STEPS
+        target = _TARGET_SHARE * (times if times < 1 else times**-_TARGET_POWER)
+        self.target = max(target, _SMALLEST_TARGET)
 
     @property
     def num_steps(self) -> int:
