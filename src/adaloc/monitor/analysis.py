@@ -186,6 +186,18 @@ def moving_average(values: FloatArray, window: int = WINDOW) -> FloatArray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
+def moving_median(values: FloatArray, window: int = WINDOW) -> FloatArray:
+    """Median of the last `window` values at each place, of fewer at the beginning; what is not finite is left out.
+
+    A spike, as a search for the rate can make in the validation loss, does not move it.
+
+    >>> moving_median(np.array([1.0, 2.0, 900.0, 4.0]), window=3).tolist()
+    [1.0, 1.5, 2.0, 4.0]
+    """
+    known = [[v for v in values[max(i + 1 - window, 0) : i + 1] if math.isfinite(v)] for i in range(len(values))]
+    return np.array([float(np.median(v)) if v else np.nan for v in known])
+
+
 def theil_sen(x: FloatArray, y: FloatArray) -> float:
     """Median of the slopes between all pairs of points: unmoved by up to 29 % of outliers. NaN below two points.
 

@@ -28,7 +28,15 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from adaloc.config import PixelSize
 from adaloc.emitters import EmitterTable, FloatArray
 from adaloc.files import atomic_path
-from adaloc.monitor.analysis import WINDOW, first_loss, moving_average, plain_number, promises, rate_of_change
+from adaloc.monitor.analysis import (
+    WINDOW,
+    first_loss,
+    moving_average,
+    moving_median,
+    plain_number,
+    promises,
+    rate_of_change,
+)
 from adaloc.monitor.log import Adjustment, Run, number
 
 # Colours of Okabe and Ito, which colour-blind people tell apart.
@@ -144,7 +152,7 @@ def _draw_losses(ax: Any, run: Run, after: FloatArray) -> None:
     train, val = _drawable(run.epochs.train_loss), _drawable(run.epochs.val_loss)
     ax.plot(after, train, color=_ORANGE, lw=0.8, alpha=0.9, marker=_dot(after), label="training")
     ax.plot(after, val, color=_SKY, lw=0.8, alpha=0.9, marker=_dot(after), label="validation")
-    ax.plot(after, moving_average(val), color=_BLUE, lw=2, label=f"validation, mean of the last {WINDOW}")
+    ax.plot(after, moving_median(val), color=_BLUE, lw=2, label=f"validation, median of the last {WINDOW}")
     line = run.no_information_loss
     if math.isfinite(line):
         ax.axhline(line, color=_VERMILION, lw=1.2, ls="--", label=f"no-information loss {plain_number(line)}")
@@ -219,12 +227,12 @@ def _draw_channels(ax: Any, run: Run, after: FloatArray) -> None:
             last += f" (floor {floor:.3g})"
         # x and y often coincide; dashes let the one below be seen.
         dashes = "--" if name == "y" else "-"
-        smooth = moving_average(relative, 5)
+        smooth = moving_median(relative, 5)
         ax.plot(after, smooth, color=color, lw=1.4, ls=dashes, marker=_dot(after), label=f"{name}{last}")
     ax.axhline(1, color=_VERMILION, lw=1.2, ls="--")
     _set_loss_scale(ax, np.concatenate([*drawn, [1.0]]))
     score = "its no-information loss" if run.in_information_units else "its loss before training"
-    ax.set_title(f"(c) validation loss of each channel over {score} (mean of 5)", loc="left", fontsize=11)
+    ax.set_title(f"(c) validation loss of each channel over {score} (median of 5)", loc="left", fontsize=11)
     _legend(ax)
 
 
