@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from adaloc.config import Config
+from adaloc.config_file import merged
 from adaloc.data.generate import generate
 
 
@@ -23,7 +24,7 @@ def small_config(folder: Path, **changes: Any) -> Config:
         "output": {"save_dir": str(folder / "run"), "checkpoint_interval_epochs": 1, "metrics_interval_epochs": 2},
         "num_threads": 1,
     }  # fmt: skip
-    return Config.model_validate(_merge(raw, changes))
+    return Config.model_validate(merged(raw, changes))
 
 
 def small_data(folder: Path, **changes: Any) -> Config:
@@ -32,11 +33,3 @@ def small_data(folder: Path, **changes: Any) -> Config:
     for _ in generate(config, config.data.root):
         pass
     return config
-
-
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged

@@ -15,8 +15,8 @@ from adaloc.cli_bench import bench_app
 from adaloc.cli_guard import console, guarded, parse_pair
 from adaloc.config import Config, PixelSize
 from adaloc.config_file import load_config
-from adaloc.data.integrity_text import Language
 from adaloc.errors import ConfigError
+from adaloc.words import Language
 
 Number = TypeVar("Number", int, float)
 

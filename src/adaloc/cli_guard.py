@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import errno
 import functools
-import re
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
 
-from adaloc.errors import AdalocError, ConfigError
+from adaloc.errors import AdalocError, ConfigError, says_out_of_memory
 
-_OUT_OF_MEMORY = re.compile(r"out of memory|can.t allocate|alloc_cpu")
 P = ParamSpec("P")
 Number = TypeVar("Number", int, float)
 
@@ -44,8 +42,7 @@ def guarded(command: Callable[P, int | None]) -> Callable[P, None]:
             errors.print(f"[red]Error:[/red] {escape(reason)}", soft_wrap=True, highlight=False)
             status = 1
         except (MemoryError, RuntimeError) as error:
-            # torch reports exhausted memory, on the CPU and the GPU, as a RuntimeError of these words.
-            if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(str(error)):
+            if isinstance(error, RuntimeError) and not says_out_of_memory(error):
                 raise
             errors.print("[red]Error:[/red] The memory does not suffice. Lower data.batch_size, or crop the movie.")
             status = 1

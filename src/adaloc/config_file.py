@@ -117,3 +117,16 @@ def _existing_configs(path: Path) -> str:
     folder = path.parent if path.parent.is_dir() else Path("training/configs")
     found = sorted(str(p) for p in folder.glob("*.json")) if folder.is_dir() else []
     return f"There are: {', '.join(found)}." if found else "Check the path after --config."
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A config's tree with some keys changed, section by section; neither argument is touched.
+
+    >>> merged({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}})
+    {'a': {'b': 1, 'c': 3}}
+    """
+    result = dict(base)
+    for key, value in changes.items():
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result

@@ -12,10 +12,11 @@ from adaloc.data.windows import check_sizes, load_samples, split_samples
 from adaloc.errors import AdalocError, DataError
 from adaloc.training.checkpoint import LATEST, load_checkpoint
 from adaloc.training.diagnosis import Diagnosis, diagnose_events
-from adaloc.training.diagnosis_text import CAUSES, Language, report
+from adaloc.training.diagnosis_text import CAUSES, report
 from adaloc.training.probes import make_probes
 from adaloc.training.run import setup
 from adaloc.training.run_log import read_events
+from adaloc.words import Language
 
 
 def diagnose_folder(folder: Path, language: Language, *, as_json: bool, log_only: bool) -> str:

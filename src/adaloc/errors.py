@@ -4,6 +4,10 @@ Every error here is shown as one message without a traceback; `exit_status` is w
 Anything else that is raised is a defect of adaloc and keeps its traceback.
 """
 
+import re
+
+_OUT_OF_MEMORY = re.compile(r"out of memory|can.t allocate|alloc_cpu")
+
 
 class AdalocError(Exception):
     """Something failed that the user can mend. The message says what happened and what to do."""
@@ -23,3 +27,8 @@ class DataError(AdalocError):
 
 class CheckpointError(AdalocError):
     """A checkpoint or model file cannot be used."""
+
+
+def says_out_of_memory(error: BaseException) -> bool:
+    """Whether an error's words are those with which torch reports exhausted memory, on the CPU and the GPU."""
+    return _OUT_OF_MEMORY.search(str(error)) is not None

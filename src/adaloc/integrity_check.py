@@ -11,9 +11,10 @@ from rich.console import Console
 from adaloc.config import Config
 from adaloc.data.generate import holds_other_files, is_complete
 from adaloc.data.integrity import Integrity, check_samples
-from adaloc.data.integrity_text import Language, describe
+from adaloc.data.integrity_text import describe
 from adaloc.data.windows import Sample, check_sizes, load_samples, split_samples
 from adaloc.errors import DataError
+from adaloc.words import Language
 
 
 def load_data(config: Config, console: Console) -> tuple[list[Sample], list[Sample]]:

@@ -21,7 +21,6 @@ from adaloc.checks import Check, check_environment
 from adaloc.config import Config
 from adaloc.config_file import dump_config
 from adaloc.data.generate import generate, is_complete
-from adaloc.data.integrity_text import Language
 from adaloc.data.windows import Sample
 from adaloc.emitters import EmitterTable, concatenate
 from adaloc.errors import AdalocError, CheckpointError, ConfigError
@@ -45,6 +44,7 @@ from adaloc.training.diagnosis_text import describe
 from adaloc.training.recording import Score
 from adaloc.training.run import Run, best_model, loss_over_samples, setup
 from adaloc.training.trainer import Hooks, fit
+from adaloc.words import Language
 
 EXAMPLES_FILE = "validation_frames.png"
 _FRAMES_SCORED_WHILE_TRAINING = 20  # of each validation sample; all of them at the end

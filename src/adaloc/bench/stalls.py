@@ -20,6 +20,7 @@ import torch
 from adaloc.bench.faults import FAULTS, Fault
 from adaloc.bench.faults import _noise as noise_samples
 from adaloc.config import Config
+from adaloc.config_file import merged
 from adaloc.data.generate import generate, is_complete
 from adaloc.data.windows import load_samples, split_samples
 from adaloc.errors import AdalocError
@@ -56,7 +57,7 @@ def bench_config(case: str, seed: int, folder: Path) -> tuple[Config, np.random.
     scheduler = str(rng.choice(["constant", "wsd", "cosine", "plateau"]))
     if case == HEALTHY and rng.random() < 0.4:
         scheduler = "adaptive_plateau"  # in runs with a fault the rate must stay what the fault made it
-    simulation = _merge({"num_samples": 24, "num_frames": 60}, _DATA_KINDS[kind])
+    simulation = merged({"num_samples": 24, "num_frames": 60}, _DATA_KINDS[kind])
     raw: dict[str, Any] = {
         "data": {"root": str(folder / "data" / kind), "simulate_if_missing": True, "batch_size": batch,
                  "image_size": 24, "augment_mirror": bool(rng.random() < 0.5),
@@ -71,7 +72,7 @@ def bench_config(case: str, seed: int, folder: Path) -> tuple[Config, np.random.
         "seed": seed,
         "num_threads": 1,
     }  # fmt: skip
-    raw = _merge(raw, fault_of(case).config(rng))
+    raw = merged(raw, fault_of(case).config(rng))
     # As many epochs as give the steps; 19 of the 24 samples train (8 of the 10 of the small set).
     num_training = 8 if raw["data"].get("sample_subset") == 10 else 19
     raw["training"]["epochs"] = max(fault_of(case).steps // -(-num_training // raw["data"]["batch_size"]), 4)
@@ -168,11 +169,3 @@ def rerank(result: dict[str, Any]) -> list[list[Any]]:
     values = {name: value for name, value in result["evidence"].items() if name in NAMES}
     values["tried"] = tuple(values.get("tried", ()))
     return [[f.cause, f.score] for f in rank(Evidence(**values))]
-
-
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged

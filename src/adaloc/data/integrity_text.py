@@ -2,27 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 from adaloc.data.finding import Finding
-
-Language = Literal["en", "zh"]
-Pair = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Words:
-    """Of one cause, each in (English, Chinese).
-
-    Attributes:
-        what: what was found.
-        remedy: what to do.
-    """
-
-    what: Pair
-    remedy: Pair
-
+from adaloc.words import Language, Pair, Words
 
 CAUSES: dict[str, Words] = {
     "inputs_targets_decoupled": Words(

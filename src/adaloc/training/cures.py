@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 
 from adaloc.data.targets import EmitterRows
 from adaloc.data.windows import Batch
+from adaloc.errors import says_out_of_memory
 from adaloc.models.losses import LossSums
 from adaloc.training.run import Run, batch_targets, predict
 
@@ -25,7 +25,6 @@ their first steps.
 _QUANTILE = 0.9
 """The limit goes to this quantile of the recent norms, so that the spikes it is there for are still clipped (as
 AutoClip, Seetharaman et al. 2020, does with a low quantile, which would go on clipping nearly every step)."""
-_OUT_OF_MEMORY = re.compile(r"out of memory|can.t allocate|alloc_cpu")
 
 
 @dataclass
@@ -129,7 +128,7 @@ def describe_cure(epoch: int, cure: dict[str, Any]) -> str:
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether torch says, in its words for the CPU or the GPU, that the memory does not suffice."""
-    return isinstance(error, torch.OutOfMemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
+    return isinstance(error, torch.OutOfMemoryError) or says_out_of_memory(error)
 
 
 def windows_of(batch: Batch, first: int, last: int) -> Batch:

@@ -3,27 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from adaloc.training.causes import Finding, is_named
-
-Language = Literal["en", "zh"]
-Pair = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Words:
-    """Of one cause, each in (English, Chinese).
-
-    Attributes:
-        what: what is wrong.
-        remedy: what to do.
-    """
-
-    what: Pair
-    remedy: Pair
-
+from adaloc.words import Language, Pair, Words
 
 CAUSES: dict[str, Words] = {
     "inputs_targets_decoupled": Words(
