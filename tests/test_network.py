@@ -35,6 +35,14 @@ def test_any_field_size_and_depth(depth: int, size: tuple[int, int]) -> None:
     assert network(depth=depth)(torch.randn(1, 3, *size)).shape == (1, 1, 6, *size)
 
 
+def test_the_stages_have_sizes_of_their_own() -> None:
+    net = network(first_stage_depth=1, second_stage_channels=6, head_channels=10)
+    assert len(net.first_stage[0].down) == 2  # type: ignore[arg-type]
+    assert len(net.second_stage[0].down) == 3  # type: ignore[arg-type]
+    assert net.second_stage[-1].in_channels == 10
+    assert net(torch.randn(1, 3, 13, 21)).shape == (1, 1, 6, 13, 21)
+
+
 def test_padding_does_not_reach_far_into_the_field() -> None:
     """The same frame with other content far away: the near side does not see it."""
     net = network(depth=1)

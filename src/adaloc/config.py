@@ -175,8 +175,11 @@ class DataConfig(_Section):
 class NetworkConfig(_Section):
     """Two U-Nets: one reads each frame, the other joins the frames' features."""
 
-    base_channels: int = Field(16, ge=1, le=1024)
-    depth: int = Field(2, ge=0, le=5)
+    base_channels: int = Field(16, ge=1, le=1024, description="finest width of the first stage")
+    depth: int = Field(2, ge=0, le=5, description="halvings of the resolution")
+    first_stage_depth: int | None = Field(None, ge=0, le=5, description="null: as depth")
+    second_stage_channels: int | None = Field(None, ge=1, le=1024, description="null: as base_channels")
+    head_channels: int | None = Field(None, ge=1, le=4096, description="null: three times second_stage_channels")
     first_stage: Literal["shared", "independent"] = "shared"
     normalization: Literal["batch", "none"] = "batch"
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from adaloc.config import CHANNELS, NetworkConfig
 
 _HEAD_CHANNELS = 3
-"""Width of the head, in units of the network's base width."""
+"""Width of the head in units of the second stage's, where the config does not say it."""
 
 
 class UNet(nn.Module):
@@ -64,14 +64,16 @@ class LocalizationNetwork(nn.Module):
     def __init__(self, config: NetworkConfig, consecutive_frames: int, prior: float = 0.01) -> None:
         super().__init__()
         self.consecutive_frames = consecutive_frames
-        self.depth = config.depth
-        width = config.base_channels
+        first_width, width = config.base_channels, config.second_stage_channels or config.base_channels
+        first_depth = config.depth if config.first_stage_depth is None else config.first_stage_depth
+        self._multiple = 2 ** max(first_depth, config.depth)
         copies = 1 if config.first_stage == "shared" else consecutive_frames
-        self.first_stage = nn.ModuleList(UNet(1, width, config.depth, config.normalization) for _ in range(copies))
-        output = nn.Conv2d(_HEAD_CHANNELS * width, len(CHANNELS), 1)
+        self.first_stage = nn.ModuleList(UNet(1, first_width, first_depth, config.normalization) for _ in range(copies))
+        head_width = config.head_channels or _HEAD_CHANNELS * width
+        output = nn.Conv2d(head_width, len(CHANNELS), 1)
         self.second_stage = nn.Sequential(
-            UNet(consecutive_frames * width, width, config.depth, config.normalization),
-            *_convolution(width, _HEAD_CHANNELS * width, config.normalization),
+            UNet(consecutive_frames * first_width, width, config.depth, config.normalization),
+            *_convolution(width, head_width, config.normalization),
             output,
         )
         self._initialize(output, prior)
@@ -88,8 +90,7 @@ class LocalizationNetwork(nn.Module):
         """
         batch, num_frames, height, width = frames_BTHW.shape
         num_targets = num_frames - self.consecutive_frames + 1
-        multiple = 2**self.depth
-        bottom, right = -height % multiple, -width % multiple
+        bottom, right = -height % self._multiple, -width % self._multiple
         frames = frames_BTHW.reshape(batch * num_frames, 1, height, width)
         if bottom or right:
             frames = F.pad(frames, (0, right, 0, bottom), mode="replicate")

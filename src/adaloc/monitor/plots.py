@@ -223,7 +223,7 @@ def _draw_channels(ax: Any, run: Run, after: FloatArray) -> None:
         known = relative[np.isfinite(relative)]
         last = f" {known[-1]:.3g}" if len(known) else ""
         floor = run.floor_channels.get(name, math.nan) / reference
-        if floor > 0:  # detection's is 0 by definition, and no news
+        if floor > 0:
             last += f" (floor {floor:.3g})"
         # x and y often coincide; dashes let the one below be seen.
         dashes = "--" if name == "y" else "-"

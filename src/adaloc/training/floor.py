@@ -1,12 +1,13 @@
 """The physical floor: the loss that the joint CRLB allows on the very targets that validation scores.
 
 For every target its variance is taken from the information of all emitters of its window (simulation/crlb.py), with
-the spread of the training targets as the prior, and summed as the loss sums its errors; detection counts as 0. So
+the spread of the training targets as the prior, and summed as the loss sums its errors. So
 
 - a squared error becomes the variance, an absolute one sqrt(2/pi) sigma, the mean absolute error of a normal one;
 - no channel's floor exceeds the loss of its best constant predictor;
-- the emitters' number and pixels count as known, and a local bound with a normal prior stands for a flat one. Where
-  emitters are so dim that the prior decides, a real estimator may do a little better or worse.
+- the emitters' number counts as known. Detection pays for the pixels that noise leaves open (detection_bound.py);
+- x, y, z and photons are asked for at the true pixel, as the loss asks for them, and a local bound with a normal prior
+  stands for a flat one. Where emitters are so dim that the prior decides, a real estimator may do a little better or worse.
 """
 
 from __future__ import annotations
@@ -30,12 +31,19 @@ from adaloc.data.windows import Cut, Sample, make_batch, validation_cuts
 from adaloc.emitters import FloatArray, IntArray
 from adaloc.errors import DataError
 from adaloc.models.losses import ChannelLoss, LossSums
-from adaloc.simulation.crlb import Window, covariance_with_prior, electron_statistics, joint_information
+from adaloc.simulation.crlb import (
+    JointInformation,
+    Window,
+    covariance_with_prior,
+    electron_statistics,
+    joint_information,
+)
 from adaloc.simulation.psf import PSF, make_psf
+from adaloc.training.detection_bound import detection_bound
 
 _MOST_SECONDS = 8.0  # of one core: a minute's worth of training must not wait longer for a line in a plot
 _SECONDS_PER_EMITTER = 1e-3  # measured: images of 33 x 33 px with their derivatives
-_SECONDS_PER_PARAMETER_CUBED = 1e-10  # measured: sums and inverse of the matrix
+_SECONDS_PER_PARAMETER_CUBED = 2e-10  # measured: sums and two inverses of the matrix
 _LARGEST_FIELD_PX = 160
 """Of larger windows the middle is taken, whose matrix has some 1,500 parameters; then targets whose images its edge
 cuts are left out, as if the field had no edge. Emitters do not reach further than their region of interest."""
@@ -130,6 +138,10 @@ def _bound_sums(samples: Sequence[Sample], config: Config, loss: ChannelLoss, ph
         information = joint_information(physics.psf, physics.simulation.camera, window)
         chi_square += _chi_square(cut, physics.simulation, information.expected_THW)
         num_pixels += information.expected_THW.size
+        total[0] += _least_detection_loss(window, information, targets, config, loss)
+        # Of a large field's middle only the targets clear of its edge count.
+        whole = window.size_px[0] == config.data.image_size
+        count[0] += (window.size_px[0] - (0 if whole else physics.psf.roi_size_px)) ** 2
         prior = _prior(window, loss.scaling, config.data.min_photons)
         variance = np.diagonal(covariance_with_prior(information.matrix_PP, prior))
         of_emitters = variance[np.column_stack([information.position_M3, information.photons_MT[:, middle]])[targets]]
@@ -185,9 +197,28 @@ def _scored_window(cut: Cut, config: Config, physics: _Physics) -> tuple[Cut, Wi
     return cut, window, np.searchsorted(ids, table.emitter_id[target])
 
 
-def _prior(window: Window, scaling: Scaling, min_photons: float) -> FloatArray:
-    """(P,) spread of the parameters before the frames are seen, in the order of `joint_information`."""
+def _least_detection_loss(
+    window: Window, information: JointInformation, targets: IntArray, config: Config, loss: ChannelLoss
+) -> float:
+    """Least cross entropy of a window's targets, whose pixels are not known beforehand, in nats."""
+    height, width = window.size_px
+    anywhere_px = (width / math.sqrt(12), height / math.sqrt(12))
+    prior = _prior(window, loss.scaling, config.data.min_photons, anywhere_px)
+    covariance = covariance_with_prior(information.matrix_PP, prior)
+    xy = information.position_M3[targets, :2]
+    of_targets = covariance[xy[:, :, None], xy[:, None, :]]
+    return detection_bound(window.x_M[targets], window.y_M[targets], of_targets, window.size_px, loss.pos_weight)
+
+
+def _prior(
+    window: Window, scaling: Scaling, min_photons: float, lateral_px: tuple[float, float] | None = None
+) -> FloatArray:
+    """(P,) spread of the parameters before the frames are seen, in the order of `joint_information`.
+
+    `lateral_px` is that of x and y; None where the pixel is known.
+    """
     x, y, z, photons, background = (s if v else 0.0 for s, v in zip(scaling.std, scaling.varies[1:], strict=True))
+    x, y = lateral_px or (x, y)
     lit = window.photons_MT > 0
     # Emitters too dim to be targets are known to have between 0 and min_photons.
     of_photons = np.where(window.photons_MT[lit] < min_photons, min_photons / math.sqrt(12), photons)
