@@ -29,7 +29,7 @@ def test_an_emitter_on_an_edge_leaves_two_pixels_open() -> None:
 
 
 def test_a_posterior_as_wide_as_the_field_costs_the_entropy_of_its_pixels() -> None:
-    """A spread of s px in both axes covers about 2 pi e s^2 pixels: their log, and one more for the empty ones' terms."""
+    """A spread of s px in both axes covers about 2 pi e s^2 pixels: their log, and one more for the empty ones."""
     sigma = 2.0
     categorical = math.log(2 * math.pi * math.e * sigma**2)
     assert bound([12.0], [12.0], sigma) == pytest.approx(categorical + 1, rel=0.05)

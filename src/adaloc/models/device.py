@@ -35,9 +35,9 @@ def choose_device(name: str) -> torch.device:
 def use_bfloat16(precision: str, device: torch.device) -> bool:
     """Whether the network runs in bfloat16: where the config says so, or, on auto, where the hardware has it.
 
-    A CPU without AVX-512 BF16 or AMX emulates it about ten times slower than float32. With AVX-512 BF16 alone a training
-    step of the default network took 1.8 times as long as in float32 (one Zen 5 machine): of its narrow layers most
-    time goes into moving numbers and converting them, not into products. So a CPU needs AMX.
+    A CPU without AVX-512 BF16 or AMX emulates it about ten times slower than float32. With AVX-512 BF16 alone a step
+    of the 16-channel network took 1.8 times as long as in float32 (one Zen 5 machine): most of the time of narrow
+    layers goes into moving and converting numbers, not into products. So a CPU needs AMX.
     """
     if precision != "auto":
         return precision == "bfloat16"

@@ -18,10 +18,10 @@ def detection_bound(
     """Least expected cross entropy of the emitter pixels of one frame, in nats.
 
     The detector is told everything but the positions: how many targets there are, and of each the posterior, a normal
-    distribution of the given covariance around a truth that it misses by a draw from the same distribution. A correlated
-    covariance S is narrowed to (1 - |correlation|) diag(S): the rest, which is a covariance too, is told as well. Both
-    only help it, so no real detector's expected loss is lower, as far as posteriors are normal and independent between
-    emitters.
+    distribution of the given covariance around a truth that it misses by a draw from the same distribution. A
+    correlated covariance S is narrowed to (1 - |correlation|) diag(S): the rest, which is a covariance too, is told as
+    well. Both only help it, so no real detector's expected loss is lower, as far as posteriors are normal and
+    independent between emitters.
 
     Args:
         x_M, y_M: true positions of the targets, px.

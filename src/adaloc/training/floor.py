@@ -7,7 +7,8 @@ the spread of the training targets as the prior, and summed as the loss sums its
 - no channel's floor exceeds the loss of its best constant predictor;
 - the emitters' number counts as known. Detection pays for the pixels that noise leaves open (detection_bound.py);
 - x, y, z and photons are asked for at the true pixel, as the loss asks for them, and a local bound with a normal prior
-  stands for a flat one. Where emitters are so dim that the prior decides, a real estimator may do a little better or worse.
+  stands for a flat one. Where emitters are so dim that the prior decides, a real estimator may do a little better or
+  worse.
 """
 
 from __future__ import annotations
