@@ -1,7 +1,9 @@
 """MATLAB files as one tree of structures, cells and arrays, whichever of MATLAB's two formats they are in.
 
-Versions 5 to 7.2 are read by scipy, version 7.3 is HDF5 with references and reversed axes. What a file claims about
-its sizes is checked before anything of that size is allocated.
+Version 7.3 is HDF5 with references and reversed axes. Versions 5 to 7.2 are read here and not by scipy, whose reader
+ends the whole process on some damaged files (a segmentation fault) and allocates what a file claims to hold. Nothing
+is unpacked before it is asked for, and no array is made before its bytes are there. The format is that of "MAT-File
+Format", The MathWorks.
 """
 
 from __future__ import annotations
@@ -12,23 +14,24 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import h5py
 import numpy as np
 import numpy.typing as npt
-import scipy.io
 
 from adaloc.errors import DataError
 
 MOST_NUMBERS = 130_000_000
 """Numbers in one array: 2 million cells of a spline, 15 times a usual calibration; half a GiB in single precision."""
-_MOST_BYTES = 2**31  # of a whole file, unpacked
+_MOST_BYTES = 2**31  # of a file of version 5, and of what is unpacked from it
 _MOST_ELEMENTS = 10_000  # tiles, channels or fields
 _HEADER_BYTES = 128
-_MATRIX, _COMPRESSED = 14, 15  # data types of version 5
-_CELL, _STRUCT, _OBJECT = 1, 2, 3  # array classes of version 5
-_CHUNK = 1 << 20
+_MATRIX, _COMPRESSED = 14, 15  # types of elements
+_CELL, _STRUCT, _OBJECT, _DOUBLE, _LAST_INTEGER = 1, 2, 3, 6, 15  # classes of arrays
+_NUMBER_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+_COMPLEX = 0x800
+_PEEK_BYTES = 4096  # hold the name of a compressed variable
 
 
 class Node(Protocol):
@@ -63,39 +66,82 @@ def open_matlab(path: Path, variables: Sequence[str]) -> Iterator[dict[str, Node
             with h5py.File(path, "r") as file:
                 yield {name: _HDF5Node(file, file[name]) for name in variables if name in file}
         else:
-            _refuse_large_claims(path)
-            loaded = scipy.io.loadmat(path, variable_names=list(variables), struct_as_record=False, squeeze_me=True)
-            yield {name: _LoadedNode(loaded[name]) for name in variables if name in loaded}
+            yield {name: _Version5Node(*found) for name, found in _variables(path, variables).items()}
     except (DataError, MemoryError):
         raise
     except Exception as error:
-        # Broken files make scipy, zlib and h5py raise many kinds of errors; each means the same here.
+        # Broken files make zlib, struct and h5py raise many kinds of errors; each means the same here.
         raise DataError(
             f"{path} cannot be read as a MATLAB file: {str(error)[:200]}. It may be cut off; copy or save it again."
         ) from None
 
 
-class _LoadedNode:
-    """A value as scipy loads it, squeezed: mat_struct, object array, or array."""
+class _Version5Node:
+    """A value of a version 5 file: the content of its element, or one structure's fields out of an array."""
 
-    def __init__(self, value: Any) -> None:
-        self._value = value
+    def __init__(self, body: memoryview, order: str, fields: dict[str, memoryview] | None = None) -> None:
+        self._body = body
+        self._order = order
+        self._fields = fields
 
     def field(self, name: str) -> Node | None:
-        value = getattr(self._value, name, None) if hasattr(self._value, "_fieldnames") else None
-        if value is None or (isinstance(value, np.ndarray) and value.size == 0):
+        fields = self._fields
+        if fields is None:
+            structures = self._structures()
+            fields = structures[0] if len(structures) == 1 else {}
+        body = fields.get(name)
+        if body is None or len(body) == 0 or math.prod(_header(body, self._order).sizes) == 0:
             return None
-        return _LoadedNode(value)
+        return _Version5Node(body, self._order)
 
     def elements(self) -> Sequence[Node]:
-        if isinstance(self._value, np.ndarray) and self._value.dtype == object:
-            return [_LoadedNode(value) for value in self._value.ravel(order="F")]
-        return [self]
+        if self._fields is not None:
+            return [self]
+        header = _header(self._body, self._order)
+        if header.array_class == _CELL:
+            parts = self._parts(header.position, math.prod(header.sizes))
+            return [_Version5Node(part, self._order) for part in parts]
+        structures = self._structures()
+        return [_Version5Node(self._body, self._order, fields) for fields in structures] if structures else [self]
 
     def array(self) -> npt.NDArray[Any]:
-        array: npt.NDArray[Any] = np.asarray(self._value)
-        _refuse_other_than_numbers(array)
-        return array
+        header = None if self._fields is not None else _header(self._body, self._order)
+        if header is None or not _DOUBLE <= header.array_class <= _LAST_INTEGER or header.flags & _COMPLEX:
+            raise ValueError("something else stands where real numbers were expected")
+        kind, data, _ = _element(self._body, header.position, self._order)
+        if kind not in _NUMBER_TYPES:
+            raise ValueError(f"numbers of the unknown type {kind}")
+        numbers = np.frombuffer(data, dtype=self._order + _NUMBER_TYPES[kind])
+        _refuse_too_many(header.sizes)
+        return numbers.reshape(header.sizes, order="F")
+
+    def _structures(self) -> list[dict[str, memoryview]]:
+        """The fields of each structure of an array; none for anything else."""
+        header, order = _header(self._body, self._order), self._order
+        if header.array_class not in (_STRUCT, _OBJECT):
+            return []
+        position = header.position
+        if header.array_class == _OBJECT:
+            _, _, position = _element(self._body, position, order)  # the class's name
+        _, length, position = _element(self._body, position, order)
+        _, names, position = _element(self._body, position, order)
+        width = max(struct.unpack_from(f"{order}i", length)[0], 1)
+        keys = [bytes(names[i : i + width]).split(b"\0")[0].decode("latin-1") for i in range(0, len(names), width)]
+        count = math.prod(header.sizes)
+        parts = iter(self._parts(position, count * len(keys))) if keys else iter(())
+        return [dict(zip(keys, parts, strict=False)) for _ in range(count)] if keys else []
+
+    def _parts(self, position: int, count: int) -> list[memoryview]:
+        """The contents of so many arrays, one after the other."""
+        if count > _MOST_ELEMENTS or count < 0:
+            raise ValueError(f"a structure or cell array claims {count} elements")
+        parts = []
+        for _ in range(count):
+            kind, body, position = _element(self._body, position, self._order)
+            if kind != _MATRIX:
+                raise ValueError(f"an element of type {kind} stands where an array was expected")
+            parts.append(body)
+        return parts
 
 
 class _HDF5Node:
@@ -129,7 +175,9 @@ class _HDF5Node:
     def array(self) -> npt.NDArray[Any]:
         if not isinstance(self._value, h5py.Dataset):
             raise ValueError("a structure stands where numbers were expected")
-        _refuse_other_than_numbers(self._value)
+        if self._value.dtype.kind not in "uifb":
+            raise ValueError("something else stands where real numbers were expected")
+        _refuse_too_many(self._value.shape)
         return np.asarray(self._value[()]).T  # HDF5 has the axes the other way round
 
     def _referenced(self, dataset: h5py.Dataset) -> list[Any]:
@@ -142,76 +190,31 @@ def _holds_references(value: Any) -> bool:
     return isinstance(value, h5py.Dataset) and h5py.check_ref_dtype(value.dtype) is h5py.Reference
 
 
-def _refuse_other_than_numbers(array: Any) -> None:
-    if array.dtype.kind not in "uifb":
-        raise ValueError(f"{array.dtype} stands where numbers were expected")
-    if math.prod(array.shape) > MOST_NUMBERS:
-        raise ValueError(f"an array of {' x '.join(map(str, array.shape))} numbers is more than any calibration has")
+def _refuse_too_many(shape: Sequence[int]) -> None:
+    if math.prod(shape) > MOST_NUMBERS:
+        raise ValueError(f"an array of {' x '.join(map(str, shape))} numbers is more than any calibration has")
 
 
-def _refuse_large_claims(path: Path) -> None:
-    """Walks through a version 5 file: what it unpacks to, and how many elements its cells and structures claim."""
-    content = path.read_bytes() if path.stat().st_size <= _MOST_BYTES else b""
-    if len(content) < _HEADER_BYTES:
-        raise ValueError("it has no header, or more than 2 GiB")
-    order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
-    if order is None:
-        raise ValueError("it is of no version from 5 on")
-    left, position, view = _MOST_BYTES, _HEADER_BYTES, memoryview(content)
-    while position + 8 <= len(content):
-        kind, num_bytes = struct.unpack_from(f"{order}2I", view, position)
-        body = view[position + 8 : position + 8 + num_bytes]
-        if kind == _COMPRESSED:
-            variable = _unpacked(body, left)
-            left -= len(variable)
-            _check_elements(memoryview(variable), order)
-        elif kind == _MATRIX:
-            _check_elements(view[position : position + 8 + num_bytes], order)
-        position += 8 + num_bytes
+class _Header(NamedTuple):
+    array_class: int
+    flags: int
+    sizes: tuple[int, ...]
+    name: str
+    position: int  # of what follows
 
 
-def _unpacked(packed: memoryview, most: int) -> bytes:
-    """Inflates a stream, and stops where it becomes larger than `most`."""
-    inflater, parts, total = zlib.decompressobj(), [], 0
-    pending: bytes | memoryview = packed
-    while not inflater.eof:
-        part = inflater.decompress(pending, _CHUNK)
-        pending = inflater.unconsumed_tail
-        if not part and not pending:
-            raise ValueError("its compressed data end too early")
-        parts.append(part)
-        total += len(part)
-        if total > most:
-            raise ValueError("it unpacks to more than 2 GiB")
-    return b"".join(parts)
-
-
-def _check_elements(matrix: memoryview, order: str) -> None:
-    """Every cell and field of a structure takes at least the 8 bytes of its tag: more than that cannot be there."""
-    stack = [(matrix, 0)]
-    while stack:
-        outer, at = stack.pop()
-        kind, body, _ = _element(outer, at, order)
-        if kind != _MATRIX or len(body) == 0:
-            continue
-        _, flags, position = _element(body, 0, order)
-        _, sizes, position = _element(body, position, order)
-        _, _, position = _element(body, position, order)  # the name
-        array_class = struct.unpack_from(f"{order}I", flags)[0] & 0xFF
-        if array_class not in (_CELL, _STRUCT, _OBJECT):
-            continue
-        count = math.prod(struct.unpack(f"{order}{len(sizes) // 4}i", sizes))
-        if array_class == _OBJECT:
-            _, _, position = _element(body, position, order)  # the class name
-        if array_class != _CELL:
-            _, length, position = _element(body, position, order)
-            _, names, position = _element(body, position, order)
-            count *= max(len(names) // max(struct.unpack_from(f"{order}i", length)[0], 1), 1)
-        if count > max(len(body) // 8, _MOST_ELEMENTS):
-            raise ValueError(f"a structure or cell array claims {count} elements in {len(body)} bytes")
-        while position + 8 <= len(body):
-            stack.append((body, position))
-            _, _, position = _element(body, position, order)
+def _header(body: memoryview, order: str) -> _Header:
+    """What every array begins with: flags, sizes and name."""
+    _, flags, position = _element(body, 0, order)
+    word = struct.unpack_from(f"{order}I", flags)[0]
+    if not _CELL <= word & 0xFF <= _LAST_INTEGER:  # objects of newer classes have another header
+        return _Header(word & 0xFF, word, (0,), "", position)
+    _, sizes, position = _element(body, position, order)
+    _, name, position = _element(body, position, order)
+    numbers = struct.unpack(f"{order}{len(sizes) // 4}i", sizes)
+    if not numbers or min(numbers) < 0:
+        raise ValueError(f"an array claims the size {numbers}")
+    return _Header(word & 0xFF, word, numbers, bytes(name).decode("latin-1"), position)
 
 
 def _element(data: memoryview, position: int, order: str) -> tuple[int, memoryview, int]:
@@ -220,5 +223,39 @@ def _element(data: memoryview, position: int, order: str) -> tuple[int, memoryvi
     if kind >> 16:  # a small element: its size and type share four bytes, its data are the other four
         kind, num_bytes = kind & 0xFFFF, kind >> 16
         return kind, data[position + 4 : position + 4 + num_bytes], position + 8
-    padded = num_bytes if kind == _COMPRESSED else -(-num_bytes // 8) * 8
-    return kind, data[position + 8 : position + 8 + num_bytes], position + 8 + padded
+    end = position + 8 + num_bytes
+    if end > len(data):
+        raise ValueError(f"an element claims {num_bytes} bytes, {len(data) - position - 8} are there")
+    padding = 0 if kind == _COMPRESSED else -num_bytes % 8
+    return kind, data[position + 8 : end], end + padding
+
+
+def _variables(path: Path, wanted: Sequence[str]) -> dict[str, tuple[memoryview, str]]:
+    """The contents of a version 5 file's variables, and its byte order."""
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError("it has more than 2 GiB")
+    content = memoryview(path.read_bytes())
+    order = {b"IM": "<", b"MI": ">"}.get(bytes(content[126:128]))
+    if order is None:
+        raise ValueError("it has no header of a version from 5 on")
+    found: dict[str, tuple[memoryview, str]] = {}
+    left, position = _MOST_BYTES, _HEADER_BYTES
+    while position + 8 <= len(content):
+        kind, body, position = _element(content, position, order)
+        if kind == _COMPRESSED:
+            if _name(zlib.decompressobj().decompress(body, _PEEK_BYTES), order) not in wanted:
+                continue
+            inflater = zlib.decompressobj()
+            variable = inflater.decompress(body, left)
+            if not inflater.eof:
+                raise ValueError("it unpacks to more than 2 GiB, or its compressed data end too early")
+            left -= len(variable)
+            kind, body, _ = _element(memoryview(variable), 0, order)
+        if kind == _MATRIX and (name := _header(body, order).name) in wanted:
+            found[name] = (body, order)
+    return found
+
+
+def _name(begin: bytes, order: str) -> str:
+    """Of the variable whose element begins with these bytes."""
+    return _header(memoryview(begin)[8:], order).name
