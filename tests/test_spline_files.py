@@ -324,6 +324,26 @@ def test_scipys_own_reader_agrees(path: Path) -> None:
             assert [part.array().ravel().tolist() for part in cell.elements()] == [[1.5], [0, 1, 2]]
 
 
+def test_structures_that_matlab_itself_wrote(shared_data: Callable[[str], Path]) -> None:
+    """Version 5: optical parameters in a structure. Version 7.3: columns in structures of structures."""
+    old = shared_data("dhpsfu/Microscope1_wastest.mat")
+    loaded = scipy.io.loadmat(old, struct_as_record=False)["IS"][0, 0]
+    with matlab_tree.open_matlab(old, ("IS",)) as variables:
+        compared = 0
+        for name in loaded._fieldnames:
+            expected, found = getattr(loaded, name), variables["IS"].field(name)
+            if found is not None and expected.dtype.kind in "uif":
+                np.testing.assert_array_equal(found.array(), expected)
+                compared += 1
+    assert compared >= 5
+    new = shared_data("locan/smap_dstorm_data.mat")
+    with matlab_tree.open_matlab(new, ("saveloc",)) as variables, h5py.File(new) as file:
+        loc = variables["saveloc"].field("loc")
+        column = None if loc is None else loc.field("xnm")
+        assert column is not None
+        np.testing.assert_array_equal(column.array(), file["saveloc/loc/xnm"][()].T)
+
+
 def test_hdf5_that_claims_terabytes_is_refused(path: Path, tmp_path: Path) -> None:
     huge = (64, 5000, 5000, 5000)
     with h5py.File(path, "w") as file:

@@ -26,9 +26,11 @@ _ONE_BEAD_PX = 64  # a smaller image is one bead's
 _BRIGHT = 0.3  # of the brightest bead
 _NOISE_SIGMAS = 10.0  # of the projection, above its median, for a bead
 _FOCUS_NM = 100.0  # planes so near to focus are taken for background and centre
-_DARK_QUANTILE = 0.02
+_DARK_QUANTILE = 0.05  # of the pixels in focus, blurred so that noise does not make some of them darker than they are
+_BLUR_PX = 1.5
 _ROUNDS, _STEPS = 3, 10  # of the average, and of each bead's alignment to it
 _WORST_RESIDUAL = 2.0  # times the median: beads that fit worse are clusters, or lie near others
+_NO_LIGHT = "The stack holds no light above its background: is it a bead?"
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class BeadSpline:
         volume_ZYX: aligned mean of the beads on the same scale, centred, not smoothed.
         num_found: beads that were found.
         num_used: beads that were averaged.
-        background: of the mean, in the stack's unit.
-        brightest: sum of the brightest plane above background, in the stack's unit.
+        background: of the beads, median, in the stack's unit.
+        brightest: sum of their brightest planes above background, median, in the stack's unit.
         darkest_share: smallest sum of a plane, over the brightest.
         smoothing_residual: root mean square of what smoothing took, over the peak.
     """
@@ -86,22 +88,24 @@ def spline_from_beads(
         lengths = ", ".join(str(len(stack)) for stack in stacks)
         raise DataError(f"Bead stacks need the same number of planes, at least {_LEAST_PLANES}; here are {lengths}.")
     beads = _cut_beads(stacks, roi_size_px)
-    mean, used, lost = _average(beads) if len(beads) > 1 else (beads[0], 1, 0)
-    focus = _sharpest_plane(mean)
     reach = max(int(_FOCUS_NM / z_step_nm), 1)
-    in_focus = mean[max(focus - reach, 0) : focus + reach + 1].mean(0)
-    background = float(np.quantile(in_focus, _DARK_QUANTILE))
-    middle = mean.shape[1] // 2
-    row, column = _centroid(in_focus - background)
-    centred = ndimage.shift(mean - background, (0, middle - row, middle - column), order=3, mode="nearest")
+    backgrounds = [float(np.quantile(_in_focus(bead, reach), _DARK_QUANTILE)) for bead in beads]
+    brightest = [float((bead - dark).sum((1, 2)).max()) for bead, dark in zip(beads, backgrounds, strict=True)]
+    if not min(brightest) > 0:
+        raise DataError(_NO_LIGHT)
+    scaled = [(bead - dark) / sum_ for bead, dark, sum_ in zip(beads, backgrounds, brightest, strict=True)]
+    mean, used, lost = _average(scaled) if len(scaled) > 1 else (scaled[0], 1, 0)
+    focus, middle = _sharpest_plane(mean), mean.shape[1] // 2
+    in_focus = _in_focus(mean, reach)
+    row, column = _centroid(in_focus)
+    mean = mean - np.quantile(in_focus, _DARK_QUANTILE)
+    centred = ndimage.shift(mean, (0, middle - row, middle - column), order=3, mode="nearest")
     lengths_nm = (smooth_z_nm / z_step_nm, smooth_lateral_nm / pixel_size_nm[1], smooth_lateral_nm / pixel_size_nm[0])
     smooth = centred
     for axis, length in enumerate(lengths_nm):
         smooth = np.moveaxis(np.tensordot(smoother(smooth.shape[axis], length), smooth, (1, axis)), 0, axis)
     light = np.maximum(smooth, 0)
     sums = light.sum((1, 2))
-    if not sums.max() > 0:
-        raise DataError("The stack holds no light above its background: is it a bead?")
     if z0_plane is not None and not 0 <= z0_plane - lost < len(mean):
         raise DataError(f"Plane {z0_plane} is not among the planes {lost} to {lost + len(mean) - 1} that can be used.")
     z0 = focus if z0_plane is None else z0_plane - lost
@@ -110,8 +114,8 @@ def spline_from_beads(
         volume_ZYX=centred / sums.max(),
         num_found=len(beads),
         num_used=used,
-        background=background,
-        brightest=float(sums.max()),
+        background=float(np.median(backgrounds)),
+        brightest=float(np.median(brightest)),
         darkest_share=float(sums.min() / sums.max()),
         smoothing_residual=float(np.sqrt(np.mean((smooth - centred) ** 2)) / light.max()),
     )
@@ -182,17 +186,18 @@ def _cut_beads(stacks: Sequence[FloatArray], roi_size_px: int | None) -> list[Fl
 
 
 def _average(beads: list[FloatArray]) -> tuple[FloatArray, int, int]:
-    """Mean of the beads moved onto each other, how many were used, and the planes lost at either end."""
+    """Mean of beads on one scale moved onto each other, how many were used, and the planes lost at either end."""
     focus = [_sharpest_plane(bead) for bead in beads]
-    reference = int(np.argsort(focus)[len(focus) // 2])
-    shifts = [np.array([focus[reference] - f, 0.0, 0.0]) for f in focus]
-    template, moved = beads[reference], beads
-    residuals = np.zeros(len(beads))
+    common = int(np.median(focus))
+    shifts = [np.array([common - f, 0.0, 0.0]) for f in focus]
+    # A median to begin with: a cluster of beads among them does not bend it.
+    roughly = [ndimage.shift(bead, shift, order=1, mode="nearest") for bead, shift in zip(beads, shifts, strict=True)]
+    template = np.median(roughly, axis=0)
     for _ in range(_ROUNDS):
         results = [_align(bead, template, shift) for bead, shift in zip(beads, shifts, strict=True)]
         moved, shifts = [r[0] for r in results], [r[1] for r in results]
-        residuals = np.array([r[2] for r in results])
-        good = residuals <= _WORST_RESIDUAL * np.median(residuals)
+        residuals = [r[2] for r in results]
+        good = np.array(residuals) <= _WORST_RESIDUAL * np.median(residuals)
         template = np.mean([m for m, g in zip(moved, good, strict=True) if g], axis=0)
     lost = math.ceil(max(abs(s[0]) for s, g in zip(shifts, good, strict=True) if g))
     if len(template) - 2 * lost < _LEAST_PLANES:
@@ -224,6 +229,13 @@ def _align(bead: FloatArray, template: FloatArray, shift: FloatArray) -> tuple[F
     return scaled, shift, float(np.linalg.norm(scaled[margin].ravel() - flat) / np.linalg.norm(flat - flat.mean()))
 
 
+def _in_focus(volume_ZYX: FloatArray, reach: int) -> FloatArray:
+    """Mean of the sharpest plane and so many on each side, blurred."""
+    focus = _sharpest_plane(volume_ZYX)
+    mean = volume_ZYX[max(focus - reach, 0) : focus + reach + 1].mean(0)
+    return np.asarray(ndimage.gaussian_filter(mean, _BLUR_PX))
+
+
 def _sharpest_plane(volume_ZYX: FloatArray) -> int:
     """The plane with the most concentrated light: the largest sum of squares above the median."""
     contrast = volume_ZYX - np.median(volume_ZYX, axis=(1, 2), keepdims=True)
@@ -233,5 +245,7 @@ def _sharpest_plane(volume_ZYX: FloatArray) -> int:
 def _centroid(image_YX: FloatArray) -> tuple[float, float]:
     """(row, column) of the pixels above 30 % of the peak, weighted by what is above."""
     weight = np.maximum(image_YX - _BRIGHT * image_YX.max(), 0)
+    if not weight.sum() > 0:
+        raise DataError(_NO_LIGHT)
     rows, columns = np.indices(weight.shape)
     return float((weight * rows).sum() / weight.sum()), float((weight * columns).sum() / weight.sum())

@@ -23,7 +23,7 @@ from adaloc.simulation.crlb import covariance, electron_statistics, share_with_d
 from adaloc.simulation.psf import PSF
 
 NUM_PARAMETERS = 5
-_Z, _PHOTONS, _BACKGROUND = 2, 3, 4
+_Z = 2
 _AT_ONCE = 256  # emitters; their slopes stay in the cache
 _DONE = 0.01  # of its standard error: a step below it changes nothing that could be seen
 _DAMPING, _DAMPING_UP, _DAMPING_DOWN, _MOST_DAMPING = 1e-2, 8.0, 0.2, 1e9
@@ -80,9 +80,12 @@ def fit_emitters(
         raise ValueError(f"the regions have shape {adu_NRR.shape}; the PSF needs (N, {side}, {side})")
     if not z_starts_nm or not all(z_range_nm[0] <= z <= z_range_nm[1] for z in z_starts_nm):
         raise ValueError(f"z_starts_nm {tuple(z_starts_nm)} must be at least one depth within {z_range_nm} nm")
+    if len(adu_NRR) == 0:
+        none = np.empty((0, NUM_PARAMETERS))
+        return Fits(none, none, np.empty(0), np.empty(0), np.empty(0, dtype=bool))
     free = [p for p in range(NUM_PARAMETERS) if fit_z or p != _Z]
     fits: list[Fits] = []
-    for begin in range(0, max(len(adu_NRR), 1), _AT_ONCE):
+    for begin in range(0, len(adu_NRR), _AT_ONCE):
         adu = torch.from_numpy(adu_NRR[begin : begin + _AT_ONCE].astype(np.float32))
         photons = to_photons(adu, camera).double().numpy()
         problem = _Problem(psf, camera, photons, free, z_range_nm)
@@ -180,9 +183,9 @@ def _fit_from(problem: _Problem, start_NP: FloatArray, max_iterations: int) -> F
 def _first_guess(photons_NRR: FloatArray, z_nm: float) -> FloatArray:
     """Background from the darker pixels, photons from what is above it, x and y from the centroid of the brightest."""
     num, side = photons_NRR.shape[:2]
-    background = np.quantile(photons_NRR.reshape(num, -1), _DARK_QUANTILE, axis=1) if num else np.empty(0)
+    background = np.quantile(photons_NRR.reshape(num, -1), _DARK_QUANTILE, axis=1)
     light = np.maximum(photons_NRR - background[:, None, None], 0)
-    bright = np.maximum(light - 0.3 * light.max((1, 2), keepdims=True), 1e-12) if num else light
+    bright = np.maximum(light - 0.3 * light.max((1, 2), keepdims=True), 1e-12)
     offset = np.arange(side) - side // 2
     total = bright.sum((1, 2))
     x, y = ((bright.sum(axis) * offset).sum(1) / total for axis in (1, 2))
