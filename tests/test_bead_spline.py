@@ -133,6 +133,15 @@ def test_several_stacks_are_averaged_together() -> None:
     assert made.spline.pixel_size_nm == (100, 100)
 
 
+def test_a_named_plane_is_that_of_beads_of_the_mean_height() -> None:
+    heights = (-70.0, 10.0, 90.0)
+    stacks = [bead_stack([(12.0, 12.0, height, 1e5)], (25, 25), seed=int(height) + 70) for height in heights]
+    psf = SplinePSF(spline_from_beads(stacks, STEP_NM, (100, 100), z0_plane=NUM_PLANES // 2).spline, 15)
+    # The middle plane shows z = 0 of a bead at 0, and these beads are 10 nm above that on average.
+    differences = {shift: worst_difference(truth(15), psf, shift) for shift in (-30.0, 10.0, 50.0)}
+    assert min(differences, key=lambda shift: differences[shift]) == 10.0 and differences[10.0] < 0.03
+
+
 def test_x_and_y_are_zero_at_the_centroid_and_z_at_the_plane_that_was_named() -> None:
     stack = bead_stack([(12.4, 11.7, 0.0, 1e5)], (25, 25))
     made = spline_from_beads([stack], STEP_NM, (100, 100), z0_plane=12)

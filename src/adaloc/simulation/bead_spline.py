@@ -79,7 +79,7 @@ def spline_from_beads(
         pixel_size_nm: (x, y).
         roi_size_px: odd side of the calibrated region; None for all around a single bead, or 31 px.
         smooth_z_nm, smooth_lateral_nm: smoothing lengths; 0 for none.
-        z0_plane: plane, from 0, whose z is 0; None for the sharpest one.
+        z0_plane: plane, from 0, whose z is 0, for beads of the mean height; None for the sharpest one.
 
     Raises:
         DataError: when there is no bead, or the stacks do not fit together.
@@ -94,7 +94,7 @@ def spline_from_beads(
     if not min(brightest) > 0:
         raise DataError(_NO_LIGHT)
     scaled = [(bead - dark) / sum_ for bead, dark, sum_ in zip(beads, backgrounds, brightest, strict=True)]
-    mean, used, lost = _average(scaled) if len(scaled) > 1 else (scaled[0], 1, 0)
+    mean, used, lost, moved_planes = _average(scaled) if len(scaled) > 1 else (scaled[0], 1, 0, 0.0)
     focus, middle = _sharpest_plane(mean), mean.shape[1] // 2
     in_focus = _in_focus(mean, reach)
     row, column = _centroid(in_focus)
@@ -108,7 +108,7 @@ def spline_from_beads(
     sums = light.sum((1, 2))
     if z0_plane is not None and not 0 <= z0_plane - lost < len(mean):
         raise DataError(f"Plane {z0_plane} is not among the planes {lost} to {lost + len(mean) - 1} that can be used.")
-    z0 = focus if z0_plane is None else z0_plane - lost
+    z0 = focus if z0_plane is None else z0_plane - lost + moved_planes
     return BeadSpline(
         spline=interpolating_spline(light / sums.max(), z_step_nm, float(z0), pixel_size_nm=pixel_size_nm),
         volume_ZYX=centred / sums.max(),
@@ -141,20 +141,34 @@ def smoother(num_nodes: int, length: float) -> FloatArray:
 def find_beads(stack_ZHW: FloatArray, roi_size_px: int) -> IntArray:
     """(N, 2) rows and columns of bright spots in the mean projection whose regions neither overlap nor leave the field.
 
+    Spots within half a region of a brighter one belong to it, as the two lobes of a double helix do; the place is the
+    centroid of all.
+
     Args:
         stack_ZHW: z-stack.
         roi_size_px: odd side of a bead's region.
     """
     projection = ndimage.gaussian_filter(stack_ZHW.mean(0, dtype=np.float64), 1.0)
-    level = np.median(projection)
+    level, half = np.median(projection), roi_size_px // 2
     noise = 1.4826 * np.median(np.abs(projection - level))
     least = max(level + _NOISE_SIGMAS * noise, level + _BRIGHT * (projection.max() - level))
-    peaks = (projection == ndimage.maximum_filter(projection, size=5)) & (projection > least)
-    spots = np.argwhere(peaks)
-    distance = np.abs(spots[:, None] - spots[None, :]).max(-1) + np.eye(len(spots), dtype=np.int64) * roi_size_px
-    half = roi_size_px // 2
-    inside = ((spots >= half) & (spots < np.array(projection.shape) - half)).all(1)
-    return np.asarray(spots[inside & (distance >= roi_size_px).all(1)])
+    peaks = (projection == ndimage.maximum_filter(projection, size=roi_size_px)) & (projection > least)
+    light = np.pad(np.maximum(projection - level, 0), half)
+    spots = [_recentred(light, spot, half) for spot in np.argwhere(peaks)]
+    places = np.array(spots, dtype=np.int64).reshape(-1, 2)
+    distance = np.abs(places[:, None] - places[None, :]).max(-1) + np.eye(len(places), dtype=np.int64) * roi_size_px
+    inside = ((places >= half) & (places < np.array(projection.shape) - half)).all(1)
+    return np.asarray(places[inside & (distance >= roi_size_px).all(1)])
+
+
+def _recentred(padded: FloatArray, spot: IntArray, half: int) -> IntArray:
+    """The centroid of a spot's surroundings in an image that is padded by half a region, as a pixel of the image."""
+    for _ in range(3):
+        row, column = spot
+        around = padded[row : row + 2 * half + 1, column : column + 2 * half + 1]
+        offset = np.rint(np.array(_centroid(around)) - half).astype(np.int64)
+        spot = np.clip(spot + offset, 0, np.array(padded.shape) - 2 * half - 1)
+    return spot
 
 
 def _cut_beads(stacks: Sequence[FloatArray], roi_size_px: int | None) -> list[FloatArray]:
@@ -185,8 +199,13 @@ def _cut_beads(stacks: Sequence[FloatArray], roi_size_px: int | None) -> list[Fl
     return [b[:, m - half : m + half + 1, m - half : m + half + 1] for b in beads for m in (b.shape[1] // 2,)]
 
 
-def _average(beads: list[FloatArray]) -> tuple[FloatArray, int, int]:
-    """Mean of beads on one scale moved onto each other, how many were used, and the planes lost at either end."""
+def _average(beads: list[FloatArray]) -> tuple[FloatArray, int, int, float]:
+    """Mean of beads on one scale moved onto each other.
+
+    Returns:
+        The mean, how many beads it is of, the planes lost at either end, and by how many planes the beads were moved
+        up on average.
+    """
     focus = [_sharpest_plane(bead) for bead in beads]
     common = int(np.median(focus))
     shifts = [np.array([common - f, 0.0, 0.0]) for f in focus]
@@ -199,10 +218,11 @@ def _average(beads: list[FloatArray]) -> tuple[FloatArray, int, int]:
         residuals = [r[2] for r in results]
         good = np.array(residuals) <= _WORST_RESIDUAL * np.median(residuals)
         template = np.mean([m for m, g in zip(moved, good, strict=True) if g], axis=0)
-    lost = math.ceil(max(abs(s[0]) for s, g in zip(shifts, good, strict=True) if g))
+    planes = np.array([shift[0] for shift in shifts])[good]
+    lost = math.ceil(np.abs(planes).max())
     if len(template) - 2 * lost < _LEAST_PLANES:
         raise DataError(f"The beads lie up to {lost} planes apart in z: no planes are left that all of them show.")
-    return template[lost : len(template) - lost], int(good.sum()), lost
+    return template[lost : len(template) - lost], int(good.sum()), lost, float(planes.mean())
 
 
 def _align(bead: FloatArray, template: FloatArray, shift: FloatArray) -> tuple[FloatArray, FloatArray, float]:
