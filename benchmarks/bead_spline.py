@@ -136,9 +136,9 @@ def main() -> None:
     arguments = parser.parse_args()
     adu = read_movie(arguments.data / STACK).astype(np.float64)
     camera = measured_camera(adu, OFFSET_ADU)
-    begin = time.perf_counter()
+    begin = time.process_time()
     made = spline_from_beads([adu[::2]], 2 * Z_STEP_NM, (PIXEL_NM, PIXEL_NM))
-    build_s = time.perf_counter() - begin
+    build_s = time.process_time() - begin
     with tempfile.TemporaryDirectory() as folder:  # through the file, as a user would
         path = Path(folder) / "bead_3dcal.mat"
         write_smap_calibration(path, made.spline)
@@ -150,18 +150,18 @@ def main() -> None:
     row, column = np.unravel_index(int(adu.mean(0).argmax()), adu.shape[1:])
     half = psf.roi_size_px // 2
     regions = adu[between][:, row - half : row + half + 1, column - half : column + half + 1]
-    begin = time.perf_counter()
+    begin = time.process_time()
     bright = fit_emitters(regions, psf, camera, STARTS_NM, psf.z_range_nm)
-    fits_per_s = len(regions) / (time.perf_counter() - begin)
+    fits_per_s = len(regions) / (time.process_time() - begin)
     results: dict[str, Any] = {
         "command": "python benchmarks/bead_spline.py --data DATA",
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "spline": {
             "planes_used": len(adu[::2]), "z_range_nm": psf.z_range_nm, "roi_size_px": psf.roi_size_px,
-            "background_adu": made.background, "darkest_share": made.darkest_share, "build_s": build_s,
+            "background_adu": made.background, "darkest_share": made.darkest_share, "build_cpu_s": build_s,
         },
         "camera_measured": {"gain_e_per_adu": camera.gain_e_per_adu, "read_noise_e": camera.read_noise_e},
-        "fits_per_s": fits_per_s,
+        "fits_per_cpu_s": fits_per_s,
         "as_measured": {
             "photons": float(np.median(bright.parameters_NP[:, 3])),
             "converged": int(bright.converged_N.sum()),

@@ -177,8 +177,10 @@ def test_the_command_writes_a_file_that_a_config_uses(tmp_path: Path) -> None:
     stack, out = tmp_path / "beads.tif", tmp_path / "psf_3dcal.mat"
     tifffile.imwrite(stack, bead_stack([(12.0, 12.0, 0.0, 2e4)], (25, 25)).astype(np.uint16))
     options = ["--z-step-nm", str(STEP_NM), "--pixel-size-nm", "100x90", "-o", str(out), "--roi-size-px", "21"]
-    done = CliRunner().invoke(app, ["spline", str(stack), *options])
+    picture = tmp_path / "beads.png"
+    done = CliRunner().invoke(app, ["spline", str(stack), *options, "--plot", str(picture)])
     assert done.exit_code == 0, done.output
+    assert picture.read_bytes().startswith(b"\x89PNG")
     assert "1 of 1 beads averaged, 41 planes of 21 x 21 px" in done.output
     assert read_spline(out).pixel_size_nm == pytest.approx((100, 90))
     optics = OpticsConfig(pixel_size_nm=PixelSize(x=100, y=90))
@@ -187,7 +189,13 @@ def test_the_command_writes_a_file_that_a_config_uses(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "status"),
-    [({"-o": "psf.h5"}, 2), ({"--roi-size-px": "20"}, 2), ({"--pixel-size-nm": "wide"}, 2), ({"beads": "none.tif"}, 1)],
+    [
+        ({"-o": "psf.h5"}, 2),
+        ({"--roi-size-px": "20"}, 2),
+        ({"--pixel-size-nm": "wide"}, 2),
+        ({"--plot": "a.pdf"}, 2),
+        ({"beads": "none.tif"}, 1),
+    ],
 )
 def test_wrong_use_of_the_command(tmp_path: Path, changes: dict[str, str], status: int) -> None:
     stack = tmp_path / "beads.tif"

@@ -25,6 +25,7 @@ def spline(
     z0_plane: Annotated[
         int | None, typer.Option(help="Plane, from 0, at which z is 0. Default: the sharpest.", min=0)
     ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also a picture of measured and modelled slices, a PNG.")] = None,
 ) -> None:
     """Builds a cubic-spline PSF from bead stacks, for "psf": {"type": "spline", "file": ...} in a config, and for SMAP.
 
@@ -34,6 +35,8 @@ def spline(
         raise ConfigError(f"--out {out}: the calibration is a MATLAB file; write a name that ends in _3dcal.mat.")
     if roi_size_px is not None and roi_size_px % 2 == 0:
         raise ConfigError(f"--roi-size-px {roi_size_px} must be odd, so that a bead's pixel is the middle one.")
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise ConfigError(f"--plot {plot}: the picture is a PNG; write a name that ends in .png.")
     size = parse_pixel_size(pixel_size_nm)
     from adaloc.data.sample_folder import read_movie
     from adaloc.simulation.bead_spline import spline_from_beads
@@ -56,3 +59,8 @@ def spline(
     )
     console.print(f"  smoothing   took {made.smoothing_residual:.2%} of the peak, root mean square")
     console.print(f"  written     {out}", soft_wrap=True)
+    if plot is not None:
+        from adaloc.simulation.bead_plot import plot_bead_spline
+
+        plot_bead_spline(plot, made)
+        console.print(f"  picture     {plot}", soft_wrap=True)
