@@ -14,15 +14,19 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+import tifffile
 import torch
+from rich.console import Console
 
 from adaloc.config import Config, OpticsConfig, PixelSize, SplinePSFConfig
 from adaloc.config_file import parse_config
 from adaloc.data.generate import generate
+from adaloc.data.scaling import measure_scaling
 from adaloc.data.windows import load_samples, measure_training_scaling, split_samples
 from adaloc.errors import ConfigError, DataError
-from adaloc.localize.command import spot_sigma_nm
+from adaloc.localize.command import localize_movie
 from adaloc.models.losses import make_loss
+from adaloc.models.model_file import load_model, make_model, save_model
 from adaloc.simulation import matlab_tree
 from adaloc.simulation.psf import make_psf
 from adaloc.simulation.smap_calibration import read_smap_calibration, write_smap_calibration
@@ -476,11 +480,23 @@ def test_unknown_keys_of_a_spline_are_named() -> None:
         parse_psf({"type": "spline", "file": "a.mat", "tiel": 1})
 
 
+def test_a_model_localizes_without_the_file_of_its_psf(tmp_path: Path) -> None:
+    config = spline_config(tmp_path)
+    scaling = measure_scaling(input_mean=100, input_std=30, num_pixels=10, columns=(np.arange(3.0),) * 5)
+    save_model(tmp_path / "model.pth", make_model(config, scaling))
+    tifffile.imwrite(tmp_path / "movie.tif", np.full((5, 20, 20), 300, np.uint16))
+    (tmp_path / "psf_3dcal.mat").unlink()
+    localize_movie(
+        tmp_path / "model.pth", tmp_path / "movie.tif", tmp_path / "locs.csv", None, 0.99, None, 10.0, "cpu", Console()
+    )
+    assert (tmp_path / "locs.csv").exists()
+    assert load_model(tmp_path / "model.pth").config.simulation.psf == config.simulation.psf
+
+
 def test_a_missing_file_stops_a_simulation_before_it_writes_but_not_a_config(tmp_path: Path) -> None:
     config = spline_config(tmp_path)
     (tmp_path / "psf_3dcal.mat").unlink()
     config = parse_config(config.model_dump(mode="json"), "read again")
-    assert spot_sigma_nm(config.simulation) > 50  # what `adaloc localize` asks of the optics
     with pytest.raises(DataError, match="does not exist"):
         next(generate(config, config.data.root))
     assert not config.data.root.exists()
