@@ -16,7 +16,6 @@ import pytest
 import scipy.io
 import torch
 
-from adaloc.config import OpticsConfig, PixelSize
 from adaloc.errors import DataError
 from adaloc.simulation import matlab_tree
 from adaloc.simulation.smap_calibration import read_smap_calibration, write_smap_calibration
@@ -24,7 +23,6 @@ from adaloc.simulation.spline import Spline, SplinePSF, interpolating_spline, re
 from adaloc.simulation.spline_files import read_spline
 
 Array = np.ndarray[Any, Any]
-OPTICS = OpticsConfig(pixel_size_nm=PixelSize(x=100, y=100))
 
 
 def some_spline(seed: int = 0, shape: tuple[int, int, int] = (6, 11, 11)) -> Spline:
