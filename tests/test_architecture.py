@@ -12,7 +12,7 @@ ORDER = (
     "errors", "words", "files", "config", "config_file", "emitters", "random_streams", "progress",
     "simulation", "data", "models", "localize", "evaluation", "training", "monitor",
     "checks", "integrity_check", "main_job", "diagnose", "bench", "cli_guard", "cli_bench",
-    "cli", "__main__",
+    "cli_psf", "cli", "__main__",
 )  # fmt: skip
 
 

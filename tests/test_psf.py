@@ -1,4 +1,4 @@
-"""Laws of the PSFs, and agreement with an independent implementation."""
+"""The pupil PSF against an independent implementation, and laws of its own (those of all: test_psf_contract.py)."""
 
 import math
 
@@ -6,64 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from adaloc.config import GaussianPSFConfig, OpticsConfig, PixelSize, PupilPSFConfig
+from adaloc.config import OpticsConfig, PixelSize, PupilPSFConfig
 from adaloc.simulation.field_map import FieldMap, random_field_map, read_field_map, write_field_map
-from adaloc.simulation.psf import PSF, make_psf
 from adaloc.simulation.pupil import ScalarPupilPSF, clear_magnitudes
 from adaloc.simulation.zernike import NUM_MODES, zernike_modes
 
 OPTICS = OpticsConfig()
-ASTIGMATIC = GaussianPSFConfig(
-    type="gaussian", sigma_x_nm=140, sigma_y_nm=135, focus_x_nm=-205, focus_y_nm=205, depth_nm=290, cubic_x=0.05
-)
-PSFS = {"pupil": make_psf(PupilPSFConfig(), OPTICS), "gaussian": make_psf(ASTIGMATIC, OPTICS)}
-
-
-def emitters(num: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    x, y = torch.rand(2, num, generator=generator) - 0.5
-    z = torch.rand(num, generator=generator) * 1600 - 800
-    phase = torch.randn(num, NUM_MODES, generator=generator) * 0.1
-    phase[:, :4] = 0
-    return x, y, z, phase
-
-
-@pytest.mark.parametrize("psf", PSFS.values(), ids=PSFS.keys())
-class TestEveryPSF:
-    def test_shares_are_not_negative_and_sum_to_at_most_one(self, psf: PSF) -> None:
-        images = psf.images(*emitters(64))
-        assert images.shape == (64, psf.roi_size_px, psf.roi_size_px)
-        assert images.min() >= 0
-        assert images.sum((1, 2)).max() <= 1 + 1e-5
-        assert images.sum((1, 2)).min() > 0.8
-
-    def test_a_shift_by_whole_pixels_moves_the_image(self, psf: PSF) -> None:
-        x, y, z, phase = emitters(8)
-        here, there = psf.images(x, y, z, phase), psf.images(x + 1, y - 2, z, phase)
-        # Not the outermost pixels: there the region's edge cuts the integral over a pixel.
-        torch.testing.assert_close(there[:, 4:-6, 6:-4], here[:, 6:-4, 5:-5], atol=2e-5, rtol=1e-3)
-
-    def test_x_moves_along_columns_and_y_along_rows(self, psf: PSF) -> None:
-        zero = torch.zeros(1)
-        image = psf.images(zero + 0.4, zero - 0.3, zero)[0].double()
-        index = torch.arange(psf.roi_size_px) - psf.roi_size_px // 2
-        assert float((image.sum(0) * index).sum()) > 0.2
-        assert float((image.sum(1) * index).sum()) < -0.15
-
-    def test_gradients_equal_finite_differences(self, psf: PSF) -> None:
-        x, y, z, phase = emitters(4)
-        weight = torch.rand(4, psf.roi_size_px, psf.roi_size_px, generator=torch.Generator().manual_seed(1))
-
-        def value(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-            return (psf.images(x, y, z, phase) * weight).sum((1, 2)).double()
-
-        variables = [v.clone().requires_grad_() for v in (x, y, z)]
-        gradients = torch.autograd.grad(value(*variables).sum(), variables)
-        for k, step in enumerate((0.02, 0.02, 5.0)):
-            up, down = [x, y, z], [x, y, z]
-            up[k], down[k] = up[k] + step, down[k] - step
-            numeric = (value(*up) - value(*down)) / (2 * step)
-            torch.testing.assert_close(gradients[k].double(), numeric, atol=2e-3 / max(step, 1), rtol=0.03)
 
 
 def test_zernike_modes_are_orthonormal_over_the_disk() -> None:

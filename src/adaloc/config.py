@@ -85,7 +85,21 @@ class GaussianPSFConfig(_Section):
     quartic_y: float = 0.0
 
 
-PSFConfig = Annotated[PupilPSFConfig | GaussianPSFConfig, Field(discriminator="type")]
+class SplinePSFConfig(_Section):
+    """A calibration of cubic splines: `_3dcal.mat` of SMAP, fit3Dcspline or `adaloc spline`, or HDF5 of uiPSF."""
+
+    type: Literal["spline"]
+    file: Path
+    tile: int | None = Field(None, ge=0, description="spatial tile, from 0; null for the global one, or the only one")
+    channel: int = Field(0, ge=0)
+    roi_size_px: OddSize | None = Field(None, description="null for all that was calibrated")
+    z_offset_nm: float = Field(0.0, description="depth in the calibration at which z is 0")
+    flip_z: bool = Field(False, description="count z against the order of the planes, as SMAP's own localizations do")
+    transpose: bool = Field(False, description="for files whose rows are the image's columns")
+    check_pixel_size: bool = Field(True, description="refuse a file that names another pixel size than the optics")
+
+
+PSFConfig = Annotated[PupilPSFConfig | GaussianPSFConfig | SplinePSFConfig, Field(discriminator="type")]
 
 
 class EmittersConfig(_Section):

@@ -11,9 +11,10 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from adaloc.config import Config
+from adaloc.config import Config, PSFConfig
 from adaloc.errors import ConfigError
 
+_PSF_TYPES = tuple(get_args(m.model_fields["type"].annotation)[0] for m in get_args(get_args(PSFConfig)[0]))
 _STRING_OR_COMMENT = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*')
 
 
@@ -83,7 +84,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _describe(item: Any) -> str:
     # The PSF's type stands in the location, but is no key; the last part is always one.
     *parents, last = item["loc"] or ("the config",)
-    location = [str(part) for part in (*(p for p in parents if p not in ("pupil", "gaussian")), last)]
+    location = [str(part) for part in (*(p for p in parents if p not in _PSF_TYPES), last)]
     name = ".".join(location) or "the config"
     if item["type"] == "extra_forbidden":
         known = _fields_of(item["loc"][:-1])
@@ -99,7 +100,7 @@ def _describe(item: Any) -> str:
 def _fields_of(location: Iterable[Any]) -> list[str]:
     models: list[type[BaseModel]] = [Config]
     for part in location:
-        if part in ("pupil", "gaussian"):
+        if part in _PSF_TYPES:
             models = [m for m in models if part in get_args(m.model_fields["type"].annotation)]
         else:
             found = [m.model_fields[part].annotation for m in models if part in m.model_fields]

@@ -13,18 +13,20 @@ from pydantic import ValidationError
 from adaloc import __version__
 from adaloc.config import Config, PupilPSFConfig, SimulationConfig
 from adaloc.data.sample_folder import list_samples, write_sample
-from adaloc.errors import DataError
+from adaloc.errors import ConfigError, DataError
 from adaloc.files import write_text
 from adaloc.random_streams import Stream, numpy_stream
 from adaloc.simulation.field_map import FieldMap, random_field_map, read_field_map, write_field_map
 from adaloc.simulation.frames import simulate_sample
-from adaloc.simulation.psf import make_psf
+from adaloc.simulation.psf import PSF, make_psf
+from adaloc.simulation.spline import SplinePSF
 
 DATASET_FILE = "dataset.json"
 FIELD_MAP_FILE = "zmap.h5"
 _FIELD_SIZE_PX = 256
 """Side of the field that a random map covers; each sample lies at a random place in it."""
 _FORMAT_VERSION = 1
+_DEPTH_TOLERANCE_NM = 0.1  # rounding of a range that was typed
 
 
 def is_complete(root: Path, config: Config) -> bool:
@@ -68,31 +70,35 @@ def generate(config: Config, root: Path, zmap: Path | None = None) -> Iterator[i
 
     Raises:
         DataError: when `root` holds other data.
+        ConfigError: when emitters are to lie deeper than a calibrated PSF reaches.
         AdalocError: when it cannot be written.
     """
     simulation = config.simulation
     description = read_description(root)
+    if description is not None:
+        _refuse_other_simulation(root, description, config)
+        if zmap is not None and description.get("zmap") != str(zmap):
+            raise DataError(f"{root} was begun with the field map {description.get('zmap')}. Choose another folder.")
+    elif holds_other_files(root):
+        raise DataError(
+            f"{root} holds files but no {DATASET_FILE}. Choose an empty folder for simulated data, or set "
+            "data.simulate_if_missing to false to train on these files."
+        )
+    missing = [i for i in range(simulation.num_samples) if not (root / sample_name(i)).is_dir()]
+    done = simulation.num_samples - len(missing)
+    psf = _make_psf(simulation) if missing else None  # before anything is written: its file may be missing
     if description is None:
-        if holds_other_files(root):
-            raise DataError(
-                f"{root} holds files but no {DATASET_FILE}. Choose an empty folder for simulated data, or set "
-                "data.simulate_if_missing to false to train on these files."
-            )
         root.mkdir(parents=True, exist_ok=True)
         field_map = _make_field_map(config, zmap)
         if field_map is not None:
             write_field_map(root / FIELD_MAP_FILE, field_map)
         write_text(root / DATASET_FILE, json.dumps(_describe(config, zmap), indent=2) + "\n")
     else:
-        _refuse_other_simulation(root, description, config)
-        if zmap is not None and description.get("zmap") != str(zmap):
-            raise DataError(f"{root} was begun with the field map {description.get('zmap')}. Choose another folder.")
         field_map = read_field_map(root / FIELD_MAP_FILE) if isinstance(simulation.psf, PupilPSFConfig) else None
     seed = config.seed if description is None else int(description.get("seed", config.seed))
-    psf = make_psf(simulation.psf, simulation.optics)
-    missing = [i for i in range(simulation.num_samples) if not (root / sample_name(i)).is_dir()]
-    done = simulation.num_samples - len(missing)
     yield done
+    if psf is None:
+        return
     with torch.inference_mode():
         for index in missing:
             sample = simulate_sample(simulation, psf, field_map, seed=seed, index=index)
@@ -111,11 +117,23 @@ def sample_name(index: int) -> str:
     return f"sample_{index:03d}"
 
 
+def _make_psf(simulation: SimulationConfig) -> PSF:
+    psf = make_psf(simulation.psf, simulation.optics)
+    if isinstance(psf, SplinePSF):
+        (low, high), asked = psf.z_range_nm, simulation.emitters
+        if asked.z_min_nm < low - _DEPTH_TOLERANCE_NM or asked.z_max_nm > high + _DEPTH_TOLERANCE_NM:
+            raise ConfigError(
+                f"simulation.emitters lie at z from {asked.z_min_nm:g} to {asked.z_max_nm:g} nm, and the PSF is "
+                f"calibrated from {low:g} to {high:g} nm: set z_min_nm and z_max_nm inside of that."
+            )
+    return psf
+
+
 def _make_field_map(config: Config, zmap: Path | None) -> FieldMap | None:
     psf = config.simulation.psf
     if not isinstance(psf, PupilPSFConfig):
         if zmap is not None:
-            raise DataError("A field map needs the pupil PSF; simulation.psf.type is gaussian.")
+            raise DataError(f"A field map needs the pupil PSF; simulation.psf.type is {psf.type}.")
         return None
     if zmap is not None:
         return read_field_map(zmap)

@@ -7,8 +7,9 @@ from typing import Protocol
 
 import torch
 
-from adaloc.config import GaussianPSFConfig, OpticsConfig, PSFConfig, PupilPSFConfig
+from adaloc.config import GaussianPSFConfig, OpticsConfig, PSFConfig, PupilPSFConfig, SplinePSFConfig
 from adaloc.simulation.pupil import ScalarPupilPSF
+from adaloc.simulation.spline_files import load_spline_psf
 
 
 class PSF(Protocol):
@@ -60,7 +61,13 @@ class GaussianPSF:
 
 
 def make_psf(config: PSFConfig, optics: OpticsConfig) -> PSF:
-    """The PSF that a config describes."""
+    """The PSF that a config describes.
+
+    Raises:
+        DataError: when the file of a calibration is missing or cannot be used.
+    """
+    if isinstance(config, SplinePSFConfig):
+        return load_spline_psf(config, optics)
     if isinstance(config, PupilPSFConfig):
         return ScalarPupilPSF(optics, config.roi_size_px, config.pupil_samples, aplanatic=config.aplanatic)
     return GaussianPSF(config, optics)

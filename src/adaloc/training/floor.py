@@ -113,6 +113,7 @@ def _read_physics(samples: Sequence[Sample], config: Config) -> _Physics:
         simulation = SimulationConfig.model_validate(description["simulation"])
         needs_coefficients = isinstance(simulation.psf, PupilPSFConfig)
         coefficients = {s.name: read_coefficients(root / s.name) if needs_coefficients else None for s in samples}
+        psf = make_psf(simulation.psf, simulation.optics)  # a calibration's file may be gone since
     except DataError as error:
         raise _UnknownError(str(error)) from None
     except ValidationError as error:
@@ -125,7 +126,7 @@ def _read_physics(samples: Sequence[Sample], config: Config) -> _Physics:
             raise _UnknownError(f"{sample.name} has no Zernike coefficients of its emitters (zernike_coeffs)")
         if known is not None and not (ids.min() >= 0 and ids.max() < min(len(known[0]), len(known[1]))):
             raise _UnknownError(f"{sample.name} has emitters without Zernike coefficients")
-    return _Physics(make_psf(simulation.psf, simulation.optics), simulation, coefficients)
+    return _Physics(psf, simulation, coefficients)
 
 
 def _bound_sums(samples: Sequence[Sample], config: Config, loss: ChannelLoss, physics: _Physics) -> LossSums:
