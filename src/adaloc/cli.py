@@ -12,8 +12,9 @@ from rich.table import Table
 
 from adaloc import __version__
 from adaloc.cli_bench import bench_app
-from adaloc.cli_guard import console, guarded, parse_pair
-from adaloc.config import Config, PixelSize
+from adaloc.cli_files import convert, localize
+from adaloc.cli_guard import console, guarded, parse_pair, parse_pixel_size
+from adaloc.config import Config
 from adaloc.config_file import load_config
 from adaloc.errors import ConfigError
 from adaloc.words import Language
@@ -30,6 +31,8 @@ app = typer.Typer(
 )
 
 app.add_typer(bench_app, name="bench")
+app.command()(localize)
+app.command()(convert)
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="JSON config; // comments are allowed.")]
 LanguageOption = Annotated[str, typer.Option("--lang", help="Language of findings in the data: en or zh.")]
@@ -159,31 +162,6 @@ def diagnose(
 
 @app.command()
 @guarded
-def localize(
-    model: Annotated[Path, typer.Argument(help="Model file (best_model.pth) or training checkpoint.")],
-    movie: Annotated[Path, typer.Argument(help="TIFF movie; its frames may be of any size that fits in memory.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="ThunderSTORM .csv or Picasso .hdf5.")],
-    render: Annotated[Path | None, typer.Option(help="Also write the super-resolved image, a PNG.")] = None,
-    threshold: Annotated[float, typer.Option(help="Least probability of a localization.", min=0.01, max=1)] = 0.5,
-    pixel_size_nm: Annotated[
-        str | None,
-        typer.Option(help="Camera pixel in the sample, nm: 100 or 101.11x98.83 (x, y). Default: the model's."),
-    ] = None,
-    render_pixel_nm: Annotated[float, typer.Option(help="Pixel of the image, nm.", min=0.5, max=1000)] = 10.0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-) -> None:
-    """Localizes the molecules of a movie.
-
-    Example: adaloc localize outputs/training_results_adaptive/best_model.pth movie.tif -o locs.csv --render image.png
-    """
-    from adaloc.localize.command import localize_movie
-
-    size = None if pixel_size_nm is None else parse_pixel_size(pixel_size_nm)
-    localize_movie(model, movie, out, render, threshold, size, render_pixel_nm, device, console)
-
-
-@app.command()
-@guarded
 def evaluate(
     locs: Annotated[Path, typer.Argument(help="Localizations: ThunderSTORM .csv or Picasso .hdf5.")],
     truth: Annotated[Path, typer.Argument(help="Truth: a sample folder, its emitters.h5, or a challenge .csv.")],
@@ -215,19 +193,6 @@ def evaluate(
     for name, value in result.items():
         table.add_row(name, "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value))
     console.print(table)
-
-
-def parse_pixel_size(text: str) -> PixelSize:
-    """100 or 101.11x98.83 to a pixel size in nm.
-
-    Raises:
-        ConfigError: when it is neither.
-    """
-    parts = text.lower().split("x")
-    x, y = parse_pair(text if len(parts) == 2 else f"{text}x{text}", "--pixel-size-nm", float)
-    if not (1 < x < 10_000 and 1 < y < 10_000):
-        raise ConfigError(f"--pixel-size-nm {text}: a camera pixel in the sample has between 1 and 10000 nm.")
-    return PixelSize(x=x, y=y)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 from adaloc.data.sample_folder import EMITTERS_FILE, find_movie
 from adaloc.errors import MovieError
 from adaloc.localize.movie.interface import FrameArray, JoinedMovie, Movie
+from adaloc.localize.movie.nikon import open_nd2
 from adaloc.localize.movie.raw import open_dax, open_picasso_raw
 from adaloc.localize.movie.tiff import is_single_frame, open_tiff_movie
-from adaloc.localize.movie.vendor import open_nd2, open_sif
 
 _OPENERS: dict[str, Callable[[Path], Movie]] = {
     ".tif": open_tiff_movie,
@@ -21,9 +21,12 @@ _OPENERS: dict[str, Callable[[Path], Movie]] = {
     ".btf": open_tiff_movie,
     ".raw": open_picasso_raw,
     ".dax": open_dax,
-    ".sif": open_sif,
     ".nd2": open_nd2,
 }
+_EXPORTERS = {
+    ".sif": "Andor Solis", ".czi": "ZEN", ".lif": "LAS X", ".vsi": "cellSens", ".oir": "cellSens", ".ims": "Imaris",
+    ".spe": "LightField", ".tsm": "Fiji", ".avi": "Fiji",
+}  # fmt: skip
 _SIDECARS = {".yaml": ".raw", ".inf": ".dax"}
 _TIFF_SUFFIXES = (".tif", ".tiff", ".btf")
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -32,8 +35,8 @@ _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 def open_movie(path: Path) -> Movie:
     """Opens one movie: a file, a folder of numbered one-frame TIFFs, a sample folder, or a folder with one movie.
 
-    Files are TIFF (OME-TIFF, BigTIFF, in several files), Picasso `.raw` with `.yaml`, `.dax` with `.inf`, and with
-    their libraries Andor `.sif` and Nikon `.nd2`.
+    Files are TIFF (OME-TIFF, BigTIFF, in several files), Picasso `.raw` with `.yaml`, `.dax` with `.inf`, and, where
+    the library nd2 is installed, Nikon `.nd2`.
 
     Raises:
         DataError: when there is no movie at `path`, or it cannot be read. `MovieError` is one.
@@ -126,8 +129,8 @@ def _open_file(path: Path) -> Movie:
         if handle.read(4) in _TIFF_STARTS:
             return open_tiff_movie(path)
     raise MovieError(
-        f"{path} is no movie that is known here: {', '.join(_OPENERS)}. Export it as 16-bit grey TIFF, for example "
-        "with Fiji; unpack archives first."
+        f"{path} cannot be read here; known are {', '.join(_OPENERS)}. Export it as 16-bit grey TIFF with "
+        f"{_EXPORTERS.get(suffix, 'Fiji')}."
     )
 
 
