@@ -33,7 +33,7 @@ def localize(
     file_format: Annotated[
         str | None,
         typer.Option(
-            "--format", help="thunderstorm, picasso, smap, decode (several with commas), or all. [the first two]"
+            "--format", help="thunderstorm, picasso, smap, decode joined by commas, or all. Default: the first two."
         ),
     ] = None,
     render: Annotated[Path | None, typer.Option(help="Also write the super-resolved image, a PNG.")] = None,

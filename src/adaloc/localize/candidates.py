@@ -22,7 +22,7 @@ def find_localizations(
     outputs_BKHW: torch.Tensor,
     first_frame: int,
     threshold: float = 0.5,
-    keep: tuple[slice, slice] = (slice(None), slice(None)),
+    within: tuple[slice, slice] = (slice(None), slice(None)),
 ) -> EmitterTable:
     """Local maxima of the integrated probability.
 
@@ -34,7 +34,7 @@ def find_localizations(
         outputs_BKHW: physical outputs of `Scaling.to_physical`.
         first_frame: number of the first frame.
         threshold: least integrated probability.
-        keep: rows and columns whose maxima count. The pixels around them are context: 2 px of it, and what counts
+        within: rows and columns whose maxima count. The pixels around them are context: 2 px of it, and what counts
             is what would have counted in the whole field.
 
     Returns:
@@ -47,7 +47,7 @@ def find_localizations(
     # What a chosen pixel may take from its neighbours: all of a free one, nothing of another chosen one.
     free = probability[:, 0] * ~chosen
     counts = torch.zeros_like(chosen)
-    counts[:, keep[0], keep[1]] = True
+    counts[:, within[0], within[1]] = True
     frame, row, column = torch.nonzero(chosen & counts, as_tuple=True)
     centre = outputs_BKHW[frame, :, row, column]
     weight = centre[:, PROBABILITY].clone()

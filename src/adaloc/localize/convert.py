@@ -61,7 +61,7 @@ def convert(
 
 def _far_end(positions_px: FloatArray) -> int:
     """Pixels of a field that holds all positions."""
-    return math.floor(positions_px.max(initial=0.0) + 0.5) + 1
+    return math.floor(float(positions_px.max(initial=0.0)) + 0.5) + 1
 
 
 def _lost(table: EmitterTable, name: str) -> list[str]:

@@ -21,7 +21,7 @@ def write_decode_h5(path: Path, table: EmitterTable | Rows, pixel_size_nm: Pixel
     """Writes DECODE's `.h5`: frames from 0, px with 0 at a pixel's centre, z in nm, float32.
 
     DECODE's first coordinate runs along the rows of a frame, so its x is y here; `px_size` is in that order too. SMAP
-    turns it back on import. Programs that take DECODE's x for a column show the image mirrored, as for all DECODE files.
+    turns it back on import. Programs that take DECODE's x for a column show all DECODE files mirrored.
     Without uncertainties their datasets are empty, as DECODE's are; without probability it is 1, without background
     NaN, DECODE's own defaults; the precision formula's numbers are no prediction and are not written.
 
@@ -63,7 +63,10 @@ def write_decode_h5(path: Path, table: EmitterTable | Rows, pixel_size_nm: Pixel
         "bg_sig": (None, "<f4"),
         "bg_cr": (None, "<f4"),
         "frame_ix": (lambda part: part.frame.astype(np.float64), "<i8"),
-        "id": (lambda part: column_or(None if part.emitter_id is None else part.emitter_id + 0.0, part, -1), "<i8"),
+        "id": (
+            lambda part: column_or(None if part.emitter_id is None else part.emitter_id.astype(np.float64), part, -1),
+            "<i8",
+        ),
         "prob": (lambda part: column_or(part.probability, part, 1.0), "<f4"),
     }
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:

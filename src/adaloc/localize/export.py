@@ -77,7 +77,7 @@ def write_thunderstorm_csv(
     """
     rows = as_rows(table)
     columns: list[_CsvColumn] = [
-        _CsvColumn('"frame"', "%d", lambda part: part.frame + 1.0),
+        _CsvColumn('"frame"', "%d", lambda part: part.frame.astype(np.float64) + 1),
         _CsvColumn('"x [nm]"', "%.4f", lambda part: (part.x + 0.5) * pixel_size_nm.x),
         _CsvColumn('"y [nm]"', "%.4f", lambda part: (part.y + 0.5) * pixel_size_nm.y),
     ]
@@ -115,7 +115,7 @@ def write_smap_csv(
     """
     rows = as_rows(table)
     columns: list[_CsvColumn] = [
-        _CsvColumn("frame", "%d", lambda part: part.frame + 1.0),
+        _CsvColumn("frame", "%d", lambda part: part.frame.astype(np.float64) + 1),
         _CsvColumn("xnm", "%.4f", lambda part: (part.x + 0.5) * pixel_size_nm.x),
         _CsvColumn("ynm", "%.4f", lambda part: (part.y + 0.5) * pixel_size_nm.y),
     ]
@@ -225,7 +225,8 @@ def _present(column: FloatArray | None) -> FloatArray:
 def _lateral_nm(part: EmitterTable, pixel_size_nm: PixelSize, psf_sigma_nm: float | None) -> FloatArray:
     """Root mean square of the uncertainties along x and y."""
     x_nm, y_nm = sigmas_nm(part, pixel_size_nm, psf_sigma_nm)
-    return np.sqrt((x_nm**2 + y_nm**2) / 2)
+    mean_square: FloatArray = (x_nm**2 + y_nm**2) / 2
+    return np.sqrt(mean_square)
 
 
 def sigmas_nm(

@@ -24,7 +24,8 @@ _INSIGHT3_RECORD = np.dtype(
     + [("z", "<f4"), ("zc", "<f4")]
 )
 _RAPIDSTORM_FIELDS = {
-    "Position-0-0": "x", "Position-1-0": "y", "Position-2-0": "z", "ImageNumber-0-0": "frame", "Amplitude-0-0": "photons",
+    "Position-0-0": "x", "Position-1-0": "y", "Position-2-0": "z", "ImageNumber-0-0": "frame",
+    "Amplitude-0-0": "photons",
     "Position-0-0-uncertainty": "x_sigma", "Position-1-0-uncertainty": "y_sigma", "LocalBackground-0-0": "background",
 }  # fmt: skip
 
@@ -104,8 +105,8 @@ def smap_columns(path: Path, file: h5py.File) -> ForeignColumns:
     """
     group = file["saveloc/loc"]
     names = {
-        "xnm": "x", "ynm": "y", "znm": "z", "frame": "frame", "phot": "photons", "bg": "background", "xnmerr": "x_sigma",
-        "ynmerr": "y_sigma", "locprecznm": "z_sigma", "photerr": "photons_sigma",
+        "xnm": "x", "ynm": "y", "znm": "z", "frame": "frame", "phot": "photons", "bg": "background",
+        "xnmerr": "x_sigma", "ynmerr": "y_sigma", "locprecznm": "z_sigma", "photerr": "photons_sigma",
     }  # fmt: skip
     columns = {ours: np.asarray(group[name], np.float64).ravel() for name, ours in names.items() if name in group}
     missing = [name for name in ("xnm", "ynm", "frame", "phot") if names[name] not in columns]

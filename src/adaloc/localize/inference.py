@@ -154,7 +154,7 @@ def _localize_tile(
     with torch.inference_mode():
         outputs_BKHW = _predict(model, torch.from_numpy(cut).to(device), tile)
         physical = model.scaling.to_physical(outputs_BKHW)
-        table = find_localizations(physical, first_frame, threshold, keep=tile.keep.within(tile.read))
+        table = find_localizations(physical, first_frame, threshold, within=tile.keep.within(tile.read))
     return replace(table, x=table.x + tile.read.left, y=table.y + tile.read.top)
 
 

@@ -49,8 +49,9 @@ def read_localizations(path: Path, pixel_size_nm: PixelSize | None = None) -> Lo
     """Reads localizations or a truth.
 
     Understood are ThunderSTORM, SMAP, vLUME, NAIRR-SMLM and SMLM challenge 2013 CSV, the challenge's table without
-    header (id, frame, x, y, z, photons), Picasso's `.hdf5`, DECODE's `.h5`, SMAP's `_sml.mat` (MATLAB 7.3), rapidSTORM's
-    text and Insight3's `.bin` (both with the brightness in ADU), and adaloc's sample folder or the `emitters.h5` in it.
+    header (id, frame, x, y, z, photons), Picasso's `.hdf5`, DECODE's `.h5`, SMAP's `_sml.mat` (MATLAB 7.3),
+    rapidSTORM's text and Insight3's `.bin` (both with the brightness in ADU), and adaloc's sample folder or the
+    `emitters.h5` in it.
 
     Args:
         path: file, or sample folder.
@@ -153,8 +154,8 @@ def _foreign(path: Path, found: ForeignColumns, pixel_size_nm: PixelSize | None)
         if f"{axis}_sigma" in columns:
             columns[f"{axis}_sigma"] = columns[f"{axis}_sigma"] / scale
     z = columns.setdefault("z", np.zeros(len(columns["x"])))
-    integers = {name: columns.pop(name).astype(np.int64) for name in ("frame", "emitter_id") if name in columns}
-    table = EmitterTable(**integers, **columns)
+    anything: dict[str, Any] = dict(columns)  # the table makes whole numbers of frame and emitter_id
+    table = EmitterTable(**anything)
     return LocalizationFile(table, size, found.image_size_px, found.num_frames, _has_depth(z))
 
 

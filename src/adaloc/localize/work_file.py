@@ -1,7 +1,7 @@
 """The append-only file that localizations go to while a movie is localized.
 
     one line of JSON: format, settings                                       what the run was started with
-    for each block: one line of JSON: begin, end, rows, columns, crc32       then the columns, little-endian, 8 bytes each
+    for each block: one line of JSON: begin, end, rows, columns, crc32       then the columns, 8 bytes a number
 
 Whatever moment a process is killed at, all blocks but the last are whole, and that the last is not shows in its length
 or checksum; it is then dropped. So a run goes on at the block after the last whole one.

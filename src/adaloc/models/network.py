@@ -111,13 +111,12 @@ class LocalizationNetwork(nn.Module):
         the way up, in pixels of that level, and once up to a whole pixel of the coarsest level to either side.
         """
         unet = 2 * (2 ** (self.depth + 1) - 1) + 2 * (2**self.depth - 1)
-        return 2 * unet + 1  # two stages, and the 3x3 convolution of the head
+        return int(2 * unet + 1)  # two stages, and the 3x3 convolution of the head
 
     @property
     def size_multiple_px(self) -> int:
         """Shifts of the input by multiples of this shift the output and change nothing else."""
-        multiple: int = 2**self.depth
-        return multiple
+        return int(2**self.depth)
 
     def _initialize(self, output: nn.Conv2d, prior: float) -> None:
         for module in self.modules():

@@ -56,24 +56,22 @@ class RawMovie(Movie):
             )
 
     def _read(self, begin: int, end: int) -> FrameArray:
-        pixels = self.height * self.width
         frames = np.empty((end - begin, self.height, self.width), self._file_dtype)
+        places = np.asarray(self._offsets[begin:end], np.int64)
+        # Frames that follow each other without a gap are read at once.
+        gaps = np.flatnonzero(np.diff(places) != self.bytes_per_frame) + 1
         with self._path.open("rb") as handle:
-            first = begin
-            while first < end:
-                # Frames that follow each other without a gap are read at once.
-                last = first + 1
-                while last < end and self._offsets[last] == self._offsets[last - 1] + self.bytes_per_frame:
-                    last += 1
-                handle.seek(self._offsets[first])
-                values = np.fromfile(handle, self._file_dtype, (last - first) * pixels)
-                if len(values) != (last - first) * pixels:
+            for run in np.split(np.arange(end - begin), gaps):
+                if len(run) == 0:
+                    continue
+                handle.seek(int(places[run[0]]))
+                values = np.fromfile(handle, self._file_dtype, len(run) * self.height * self.width)
+                if len(values) != len(run) * self.height * self.width:
                     raise MovieError(
-                        f"The movie {self._path} ended while frames {first} to {last - 1} were read. "
+                        f"The movie {self._path} ended while frames {begin + run[0]} to {begin + run[-1]} were read. "
                         "Is it still being written? Start again with --resume when it is complete."
                     )
-                frames[first - begin : last - begin] = values.reshape(-1, self.height, self.width)
-                first = last
+                frames[run[0] : run[-1] + 1] = values.reshape(-1, self.height, self.width)
         return frames
 
 
@@ -97,7 +95,10 @@ def open_picasso_raw(path: Path) -> Movie:
         raise MovieError(f"{sidecar} holds no metadata of a movie.")
     try:
         height, width, num_frames = (_whole(info[key], key) for key in ("Height", "Width", "Frames"))
-        dtype = np.dtype(str(info["Data Type"])).newbyteorder(str(info.get("Byte Order", "<")))  # type: ignore[arg-type]
+        order = info.get("Byte Order", "<")
+        if order not in ("<", ">"):
+            raise ValueError(f"'Byte Order' is {order!r}, expected < or >")
+        dtype = np.dtype(str(info["Data Type"])).newbyteorder(order)
     except (KeyError, TypeError, ValueError) as error:
         missing = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise MovieError(f"{sidecar}, the metadata of {path.name}, cannot be used: {missing}.") from None

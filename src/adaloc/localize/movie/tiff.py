@@ -36,6 +36,8 @@ def open_tiff_movie(path: Path) -> Movie:
         shape = _movie_shape(path, series)
         pixel_size = movie_pixel_size(path) or _imagej_pixel_size(tiff)
         notes = []
+        if "C" in series.axes and shape[0] > 1:
+            notes.append(f"{path} calls its {shape[0]} frames channels; they are taken for frames.")
         if len(tiff.series) > 1:
             others = ", ".join(str(other.shape) for other in tiff.series[1:4])
             notes.append(f"{path} holds {len(tiff.series)} image series; the first is used, not {others}.")
@@ -74,6 +76,7 @@ class _PagedTiffMovie(Movie):
         super().__init__(path, shape_THW, dtype, pixel_size_nm=pixel_size_nm, files=files, notes=notes)
         self._path = path
         self._tiff: tifffile.TiffFile | None = None
+        self._others: list[Any] = []
 
     def _read(self, begin: int, end: int) -> FrameArray:
         if self._tiff is None:
@@ -81,8 +84,14 @@ class _PagedTiffMovie(Movie):
         pages = self._tiff.series[0].pages
         frames = np.empty((end - begin, self.height, self.width), self.dtype)
         for index in range(begin, end):
+            page = pages[index]
+            assert page is not None  # looked at when the movie was opened
             try:
-                frame = pages[index].asarray()
+                handle = page.parent.filehandle  # of an OME-TIFF in several files tifffile leaves the others closed
+                if handle.closed:
+                    handle.open()
+                    self._others.append(handle)
+                frame = page.asarray()
             except Exception as error:
                 # tifffile and its decoders raise many kinds of errors on broken pages; each means the same here.
                 raise MovieError(f"The movie {self._path} cannot be read at frame {index}: {error}.") from None
@@ -91,8 +100,9 @@ class _PagedTiffMovie(Movie):
 
     def close(self) -> None:
         if self._tiff is not None:
-            self._tiff.close()
-            self._tiff = None
+            for handle in [*self._others, self._tiff]:
+                handle.close()
+            self._tiff, self._others = None, []
 
 
 def _movie_shape(path: Path, series: tifffile.TiffPageSeries) -> tuple[int, int, int]:
@@ -103,7 +113,7 @@ def _movie_shape(path: Path, series: tifffile.TiffPageSeries) -> tuple[int, int,
     if axes[-2:] != "YX":
         raise MovieError(f"The movie {path} has the axes {axes}; expected rows and columns last. Save it as a stack.")
     longer = {axis: side for axis, side in zip(axes[:-2], shape[:-2], strict=True) if side > 1}
-    if len(longer) > 1 or "C" in longer:
+    if len(longer) > 1:
         described = ", ".join(f"{axis} {side}" for axis, side in longer.items())
         raise MovieError(
             f"The movie {path} has channels, planes or positions besides its frames ({described}). "
@@ -132,7 +142,7 @@ def _frame_offsets(series: tifffile.TiffPageSeries, pages: Sequence[Any], frame_
 def _imagej_pixel_size(tiff: tifffile.TiffFile) -> PixelSize | None:
     """From ImageJ's unit and the TIFF resolution, which without a unit of ImageJ says nothing about the sample."""
     scale = _NM_PER_IMAGEJ_UNIT.get(str((tiff.imagej_metadata or {}).get("unit")))
-    tags = tiff.pages[0].tags
+    tags = tiff.pages.first.tags
     if scale is None or "XResolution" not in tags or "YResolution" not in tags:
         return None
     sizes = []
