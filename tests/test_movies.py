@@ -261,7 +261,7 @@ def test_a_tiff_that_claims_more_than_it_holds(tmp_path: Path) -> None:
     np.testing.assert_array_equal(whole(tmp_path / "a.tif"), FRAMES)
     more = bytes(data).replace(b"images=7", b"images=9").replace(b"channels=7", b"channels=9")
     (tmp_path / "a.tif").write_bytes(more)
-    with pytest.raises(MovieError, match="is cut off: its 9 frames need 4024 bytes, the file has 3208"):
+    with pytest.raises(DataError, match="it may be cut off"):
         whole(tmp_path / "a.tif")
 
 

@@ -86,11 +86,10 @@ def decode_columns(path: Path, file: h5py.File) -> ForeignColumns:
     if np.all(columns.get("emitter_id", np.zeros(1)) < 0):
         columns.pop("emitter_id", None)  # -1 stands for none
     # A column of NaN is how DECODE writes that nothing is known.
-    columns = {name: column for name, column in columns.items() if not (rows and np.isnan(column).all())}
-    size = np.asarray(meta.get("px_size", ()), np.float64).ravel()
-    known = (
-        PixelSize(x=size[1], y=size[0]) if size.shape == (2,) and bool(np.all((size > 1) & (size < 10_000))) else None
-    )
+    needed = ("frame", "x", "y", "z", "photons")
+    columns = {k: column for k, column in columns.items() if k in needed or not (rows and np.isnan(column).all())}
+    sides = [float(str(side)) for side in np.ravel(meta.get("px_size", ()))]  # 127.1 and not the float32 127.0999985
+    known = PixelSize(x=sides[1], y=sides[0]) if len(sides) == 2 and all(1 < side < 10_000 for side in sides) else None
     unit = meta.get("xy_unit", "px")
     if unit not in ("px", "nm"):
         raise DataError(f"{path}: the unit of x and y is '{unit}'; px and nm are understood.")
