@@ -61,6 +61,7 @@ def make_untrained_model(path: Path, movie: Path, size: tuple[int, int], channel
     model = make_model(
         Config.model_validate(raw), measure_scaling(input_mean=20, input_std=2, num_pixels=10, columns=columns)
     )
+    model.network.eval()
     output = model.network.second_stage[-1]
     sample = np.fromfile(movie, "<u2", 3 * size[0] * size[1]).reshape(3, *size)[:, :128, :128].astype(np.float32)
     with torch.inference_mode():

@@ -100,6 +100,7 @@ def localize_movies(
     Raises:
         AdalocError: when a file cannot be read or written.
     """
+    _check_names(out, render_path)
     model = load_model(model_path)
     model.network.to(choose_device(options.device))
     movies = [join_movies(movie_paths)] if join else find_movies(movie_paths)
@@ -184,17 +185,22 @@ def certain_rows(table: EmitterTable, pixel_size_nm: PixelSize, max_sigma_nm: fl
     return table.select(largest <= max_sigma_nm)
 
 
+def _check_names(out: Path | None, render_path: Path | None) -> None:
+    """Before anything is loaded: files end as their formats do."""
+    if out is not None and out.suffix.lower() not in ("", ".csv", ".hdf5", ".h5") and not out.is_dir():
+        raise ConfigError(f"--out {out}: write a name that ends in .csv, .hdf5 or .h5, or the name of a folder.")
+    if render_path is not None and render_path.suffix.lower() not in ("", ".png") and not render_path.is_dir():
+        raise ConfigError(f"--render {render_path}: the image is a PNG; write a name that ends in .png.")
+
+
 def _output_names(movies: Sequence[Movie], out: Path | None) -> list[Path]:
     """A file name for each movie, before the formats' suffixes."""
     if out is None:
         return [movie.name.with_name(f"{_stem(movie.name)}_locs.csv") for movie in movies]
-    is_file = out.suffix.lower() in (".csv", ".hdf5", ".h5") and not out.is_dir()
-    if is_file and len(movies) == 1:
-        return [out]
-    if is_file:
-        raise ConfigError(f"--out {out} names one file, and there are {len(movies)} movies. Name a folder instead.")
     if out.suffix and not out.is_dir():
-        raise ConfigError(f"--out {out}: write a name that ends in .csv, .hdf5 or .h5, or the name of a folder.")
+        if len(movies) > 1:
+            raise ConfigError(f"--out {out} names one file, and there are {len(movies)} movies. Name a folder instead.")
+        return [out]
     names = [out / f"{_stem(movie.name)}.csv" for movie in movies]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -207,9 +213,8 @@ def _image_names(movies: Sequence[Movie], names: Sequence[Path], render_path: Pa
         return [None] * len(movies)
     if len(movies) == 1 and render_path.suffix.lower() == ".png":
         return [render_path]
-    if render_path.suffix:
-        wanted = "the image is a PNG; write a name that ends in .png" if len(movies) == 1 else "name a folder of images"
-        raise ConfigError(f"--render {render_path}: {wanted}.")
+    if render_path.suffix.lower() == ".png":
+        raise ConfigError(f"--render {render_path} names one image, and there are {len(movies)} movies. Name a folder.")
     return [render_path / f"{name.stem}.png" for name in names]
 
 
