@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -312,6 +313,36 @@ def test_nd2_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "a.nd2").write_bytes(b"nd2")
     monkeypatch.setitem(sys.modules, "nd2", None)
     with pytest.raises(MovieError, match="pip install nd2"):
+        open_movie(tmp_path / "a.nd2")
+
+
+class FakeND2File:
+    """What of nd2.ND2File is used; no real .nd2 file is at hand."""
+
+    sizes: dict[str, int] = {"T": 7, "Y": 12, "X": 17}  # noqa: RUF012
+    dtype = np.dtype(np.uint16)
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def voxel_size(self) -> Any:
+        return types.SimpleNamespace(x=0.11, y=0.12, z=1.0)
+
+    def read_frame(self, index: int) -> Any:
+        return FRAMES[index]
+
+    def close(self) -> None:
+        self.path.touch()
+
+
+def test_nd2_through_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.nd2").write_bytes(b"nd2")
+    monkeypatch.setitem(sys.modules, "nd2", types.SimpleNamespace(ND2File=FakeND2File))  # type: ignore[arg-type]
+    with open_movie(tmp_path / "a.nd2") as movie:
+        np.testing.assert_array_equal(movie.read(1, 4), FRAMES[1:4])
+        assert (movie.num_frames, movie.pixel_size_nm) == (7, PixelSize(x=110, y=120))
+    monkeypatch.setattr(FakeND2File, "sizes", {"T": 7, "C": 2, "Y": 12, "X": 17})
+    with pytest.raises(MovieError, match="channels, planes or positions"):
         open_movie(tmp_path / "a.nd2")
 
 

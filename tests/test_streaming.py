@@ -377,7 +377,7 @@ def test_kill_minus_nine_and_resume(job: Path) -> None:
     localize_movies(job / "model.pth", [job / "movie.tif"], job / "a" / "locs.csv", None, ALL, QUIET)
     process = subprocess.Popen([sys.executable, "-c", SLOW_JOB, str(job)], stdout=subprocess.DEVNULL)
     work = job / "k" / "locs.unfinished"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while (not work.exists() or work.stat().st_size < 4000) and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.02)

@@ -111,7 +111,7 @@ def localize_movies(
         for movie, name, image in zip(movies, names, images, strict=True):
             paths = output_paths(name, options.formats)
             work_path = name.with_suffix(".unfinished")
-            if options.resume and _is_finished(work_path, paths, model_path):
+            if options.resume and _is_finished(work_path, [*paths.values(), *([image] if image else [])], model_path):
                 console.print(f"{movie.name}: {name} is there already; delete it to localize again.", soft_wrap=True)
                 continue
             settings = _settings(model_path, movie, view_of(movie, options.frames, options.region), options)
@@ -222,11 +222,11 @@ def _stem(name: Path) -> str:
     return name.name if name.is_dir() else Path(name.stem).stem if name.stem.lower().endswith(".ome") else name.stem
 
 
-def _is_finished(work_path: Path, paths: dict[str, Path], model_path: Path) -> bool:
+def _is_finished(work_path: Path, files: Sequence[Path], model_path: Path) -> bool:
     """All files are there and none is older than the model, which may have been trained further."""
-    if work_path.exists() or not all(path.is_file() for path in paths.values()):
+    if work_path.exists() or not all(path.is_file() for path in files):
         return False
-    return min(path.stat().st_mtime for path in paths.values()) >= model_path.stat().st_mtime
+    return min(path.stat().st_mtime for path in files) >= model_path.stat().st_mtime
 
 
 def _settings(model_path: Path, movie: Movie, view: View, options: LocalizeOptions) -> dict[str, Any]:

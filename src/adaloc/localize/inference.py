@@ -21,7 +21,7 @@ from adaloc.models.model_file import Model
 _BYTES_PER_PIXEL_AND_CHANNEL = 64
 """That the network needs besides its weights, for each channel of its width."""
 _CPU_BYTES_AT_ONCE, _GPU_BYTES_AT_ONCE = 400_000_000, 2_000_000_000
-_BLOCK_BYTES = 32_000_000
+_BLOCK_BYTES = 16_000_000
 """Frames that are read at once and then kept as a finished block; there are two of them in memory."""
 _CANDIDATE_PX = 2
 """What `find_localizations` looks at around a pixel."""

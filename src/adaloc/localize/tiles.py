@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -80,32 +81,21 @@ def plan_tiles(
         context_frames: frames of a run that are no targets.
         pixels_at_once: pixels of a run, context included; exceeded only where one frame of the smallest tile does.
     """
-    best: tuple[float, int, int, int] | None = None
-    row_splits, column_splits = (
-        [
-            (n, _spans(low, high, full, n, margin_px, multiple_px))
-            for n in range(1, max(1, (high - low) // _LEAST_TILE_PX) + 1)
-        ]
-        for low, high, full in ((region.top, region.bottom, frame_size[0]), (region.left, region.right, frame_size[1]))
-    )
-    for (num_rows, rows), (num_columns, columns) in itertools.product(row_splits, column_splits):
-        heights, widths = ([read[1] - read[0] for read, _ in spans] for spans in (rows, columns))
-        fitting = pixels_at_once // (max(heights) * max(widths)) - context_frames
-        is_smallest = num_rows == len(row_splits) and num_columns == len(column_splits)
-        if fitting < 1 and not is_smallest:
-            continue
-        frames = max(fitting, 1)
-        cost = sum(heights) * sum(widths) * (2 + context_frames / frames)
-        if best is None or (fitting >= 1 and cost < best[0]):
-            best = cost, frames, num_rows, num_columns
-    assert best is not None  # the smallest tiles always count
-    _, frames, num_rows, num_columns = best
+    row_splits = _splits(region.top, region.bottom, frame_size[0], margin_px, multiple_px)
+    column_splits = _splits(region.left, region.right, frame_size[1], margin_px, multiple_px)
+    # Where not even the smallest tiles fit, they are taken with one frame at once.
+    best, best_cost, best_frames = (row_splits[-1], column_splits[-1]), math.inf, 1
+    for rows, columns in itertools.product(row_splits, column_splits):
+        frames = pixels_at_once // (rows.longest * columns.longest) - context_frames
+        cost = rows.total * columns.total * (2 + context_frames / frames) if frames >= 1 else math.inf
+        if cost < best_cost:
+            best, best_cost, best_frames = (rows, columns), cost, frames
     tiles = tuple(
         Tile(Box(*read_rows, *read_columns), Box(*keep_rows, *keep_columns))
-        for read_rows, keep_rows in row_splits[num_rows - 1][1]
-        for read_columns, keep_columns in column_splits[num_columns - 1][1]
+        for read_rows, keep_rows in best[0].spans
+        for read_columns, keep_columns in best[1].spans
     )
-    return TilePlan(tiles, frames)
+    return TilePlan(tiles, best_frames)
 
 
 def blocks(begin: int, end: int, length: int) -> Iterator[tuple[int, int]]:
@@ -114,14 +104,28 @@ def blocks(begin: int, end: int, length: int) -> Iterator[tuple[int, int]]:
         yield first, min(first + length, end)
 
 
-def _spans(
-    low: int, high: int, full: int, count: int, margin: int, multiple: int
-) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """`count` (read, keep) intervals along one axis."""
-    edges = [low + (high - low) * i // count for i in range(count + 1)]
-    spans = []
-    for first, last in itertools.pairwise(edges):
-        begin = max(first - margin, 0) // multiple * multiple
-        end = min(-(-(last + margin) // multiple) * multiple, full)
-        spans.append(((begin, end), (first, last)))
-    return spans
+_Interval = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Split:
+    """One way to divide an axis: (read, keep) intervals, the longest read, and all of them together."""
+
+    spans: tuple[tuple[_Interval, _Interval], ...]
+    longest: int
+    total: int
+
+
+def _splits(low: int, high: int, full: int, margin: int, multiple: int) -> list[_Split]:
+    """An axis in one part, in two, and so on, down to parts of `_LEAST_TILE_PX`."""
+    splits = []
+    for count in range(1, max(1, (high - low) // _LEAST_TILE_PX) + 1):
+        edges = [low + (high - low) * i // count for i in range(count + 1)]
+        spans = []
+        for first, last in itertools.pairwise(edges):
+            begin = max(first - margin, 0) // multiple * multiple
+            end = min(-(-(last + margin) // multiple) * multiple, full)
+            spans.append(((begin, end), (first, last)))
+        lengths = [end - begin for (begin, end), _ in spans]
+        splits.append(_Split(tuple(spans), max(lengths), sum(lengths)))
+    return splits
