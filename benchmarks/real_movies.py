@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 from rich.console import Console
 
 from adaloc.config import Config
 from adaloc.config_file import load_config
+from adaloc.emitters import EmitterTable
 from adaloc.evaluation.command import evaluate_files
-from adaloc.localize.command import localize_movie
+from adaloc.localize.command import LocalizeOptions, localize_movies
+from adaloc.localize.movie import open_movie
+from adaloc.localize.read import read_localizations
 from adaloc.main_job import train
 
 HERE = Path(__file__).parent
@@ -60,9 +62,7 @@ def nairr(data: Path, work: Path, console: Console) -> dict[str, Any]:
 def scmos(data: Path, work: Path, console: Console) -> dict[str, Any]:
     """The experimental movie: the number of localizations beside the source's own."""
     model, summary = trained_model("scmos_storm", work, console)
-    frames = np.fromfile(data / "storm-analysis-scmos" / "sample.dax", dtype=">u2").reshape(-1, 256, 256)
-    movie = work / "scmos_storm.tif"
-    tifffile.imwrite(movie, frames.astype(np.uint16))
+    movie = data / "storm-analysis-scmos" / "sample.dax"
     table = localize(model, movie, work / "scmos_storm_locs.csv", work, console)
     first_ten = table.select(table.frame < 10)
     return {
@@ -70,13 +70,14 @@ def scmos(data: Path, work: Path, console: Console) -> dict[str, Any]:
         "localizations_in_10_frames": len(first_ten),
         "of_them_brighter_than_photons": {str(n): int((first_ten.photons > n).sum()) for n in (500, 800, 1000)},
         "sources_own_in_10_frames": SOURCES_OWN_COUNT,
-        "per_frame": np.bincount(table.frame, minlength=len(frames)).tolist(),
+        "per_frame": np.bincount(table.frame, minlength=open_movie(movie).num_frames).tolist(),
     }
 
 
-def localize(model: Path, movie: Path, out: Path, work: Path, console: Console) -> Any:
+def localize(model: Path, movie: Path, out: Path, work: Path, console: Console) -> EmitterTable:
     """Runs `adaloc localize` with a picture beside the table."""
-    return localize_movie(model, movie, out, work / f"{out.stem}.png", 0.5, None, 10.0, "auto", console)
+    (done,) = localize_movies(model, [movie], out, work / f"{out.stem}.png", LocalizeOptions(), console)
+    return read_localizations(done.outputs["picasso"]).table
 
 
 def training_facts(summary: dict[str, Any]) -> dict[str, Any]:

@@ -298,8 +298,8 @@ def test_real_picasso(shared_data: SharedData) -> None:
 def test_real_pictures_and_foreign_hdf5_are_refused(shared_data: SharedData) -> None:
     with pytest.raises(DataError, match="neither HDF5 nor text"):
         read_localizations(shared_data("deep-storm/ArtificialDataset_demo1.tif"), SQUARE)
-    with pytest.raises(DataError, match="holds data, decode, meta"):
-        read_localizations(shared_data("locan/decode_dstorm_data.h5"), SQUARE)
+    with pytest.raises(DataError, match="neither Picasso's"):
+        read_localizations(shared_data("pyme/test_hdf.hdf"), SQUARE)
 
 
 # --- Sample folders ---------------------------------------------------------------------------------------------

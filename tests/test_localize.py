@@ -10,7 +10,7 @@ from adaloc.data.scaling import measure_scaling
 from adaloc.data.targets import EmitterRows, encode_targets
 from adaloc.localize.candidates import find_localizations
 from adaloc.localize.inference import localize_frames
-from adaloc.models.model_file import load_model, make_model, save_model
+from adaloc.models.model_file import make_model
 from small import small_config
 
 SCALING = measure_scaling(input_mean=100, input_std=30, num_pixels=10, columns=(np.arange(3.0),) * 5)
@@ -65,28 +65,6 @@ def test_wrapping_around_the_edge_does_not_happen() -> None:
     outputs = torch.zeros(1, 6, 5, 5)
     outputs[0, 0, 2, 0], outputs[0, 0, 2, 4] = 0.4, 0.4
     assert len(find_localizations(outputs, 0)) == 0
-
-
-@pytest.mark.parametrize("size", [(16, 16), (21, 37)])
-def test_chunks_do_not_change_the_result(
-    tmp_path: Path, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.manual_seed(0)
-    scaling = measure_scaling(
-        input_mean=100, input_std=30, num_pixels=10, columns=tuple(np.arange(3.0) for _ in range(5))
-    )
-    model = make_model(small_config(tmp_path), scaling)
-    save_model(tmp_path / "m.pth", model)
-    loaded = load_model(tmp_path / "m.pth")
-    frames = np.random.default_rng(0).integers(250, 400, (9, *size)).astype(np.uint16)
-    whole = localize_frames(model, frames, threshold=0.3)
-    monkeypatch.setattr("adaloc.localize.inference._PIXELS_AT_ONCE", 2 * size[0] * size[1])
-    seen: list[int] = []
-    parts = localize_frames(loaded, frames, threshold=0.3, on_progress=seen.append)
-    assert seen == [2, 4, 6, 8, 9]
-    assert len(whole) == len(parts) > 0
-    np.testing.assert_allclose(parts.x, whole.x, atol=1e-4)
-    np.testing.assert_array_equal(parts.frame, whole.frame)
 
 
 def test_a_movie_of_one_frame_works(tmp_path: Path) -> None:

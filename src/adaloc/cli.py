@@ -12,6 +12,7 @@ from rich.table import Table
 
 from adaloc import __version__
 from adaloc.cli_bench import bench_app
+from adaloc.cli_files import convert, localize
 from adaloc.cli_guard import console, guarded, parse_pair, parse_pixel_size
 from adaloc.cli_psf import spline
 from adaloc.config import Config
@@ -31,6 +32,8 @@ app = typer.Typer(
 )
 
 app.add_typer(bench_app, name="bench")
+app.command()(localize)
+app.command()(convert)
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="JSON config; // comments are allowed.")]
 LanguageOption = Annotated[str, typer.Option("--lang", help="Language of findings in the data: en or zh.")]
@@ -156,31 +159,6 @@ def diagnose(
     from adaloc.diagnose import diagnose_folder
 
     print(diagnose_folder(run, language, as_json=as_json, log_only=log_only))
-
-
-@app.command()
-@guarded
-def localize(
-    model: Annotated[Path, typer.Argument(help="Model file (best_model.pth) or training checkpoint.")],
-    movie: Annotated[Path, typer.Argument(help="TIFF movie; its frames may be of any size that fits in memory.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="ThunderSTORM .csv or Picasso .hdf5.")],
-    render: Annotated[Path | None, typer.Option(help="Also write the super-resolved image, a PNG.")] = None,
-    threshold: Annotated[float, typer.Option(help="Least probability of a localization.", min=0.01, max=1)] = 0.5,
-    pixel_size_nm: Annotated[
-        str | None,
-        typer.Option(help="Camera pixel in the sample, nm: 100 or 101.11x98.83 (x, y). Default: the model's."),
-    ] = None,
-    render_pixel_nm: Annotated[float, typer.Option(help="Pixel of the image, nm.", min=0.5, max=1000)] = 10.0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-) -> None:
-    """Localizes the molecules of a movie.
-
-    Example: adaloc localize outputs/training_results_adaptive/best_model.pth movie.tif -o locs.csv --render image.png
-    """
-    from adaloc.localize.command import localize_movie
-
-    size = None if pixel_size_nm is None else parse_pixel_size(pixel_size_nm)
-    localize_movie(model, movie, out, render, threshold, size, render_pixel_nm, device, console)
 
 
 @app.command()

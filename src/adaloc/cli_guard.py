@@ -32,7 +32,8 @@ def guarded(command: Callable[P, int | None]) -> Callable[P, None]:
             status = error.exit_status
         except KeyboardInterrupt:
             errors.print(
-                "\nInterrupted. Finished files are kept. A simulation goes on by itself, a training with --resume auto."
+                "\nInterrupted. Finished files are kept. A simulation goes on by itself, a training with "
+                "--resume auto, a localization with --resume."
             )
             status = 130
         except OSError as error:

@@ -60,6 +60,14 @@ class EmitterTable:
         }
         return EmitterTable(**columns)
 
+    def slice(self, begin: int, end: int) -> EmitterTable:
+        """The rows from `begin` to before `end`."""
+        columns: dict[str, Any] = {
+            field.name: None if (column := getattr(self, field.name)) is None else column[begin:end]
+            for field in fields(self)
+        }
+        return EmitterTable(**columns)
+
     def sorted_by_frame(self) -> EmitterTable:
         """The same rows, frames ascending; rows of one frame keep their order."""
         return self.select(np.argsort(self.frame, kind="stable"))

@@ -25,6 +25,10 @@ class DataError(AdalocError):
     """A file or folder of data cannot be used."""
 
 
+class MovieError(DataError):
+    """A movie cannot be used: missing, cut off, of another kind than its name says, or at odds with its metadata."""
+
+
 class CheckpointError(AdalocError):
     """A checkpoint or model file cannot be used."""
 

@@ -12,15 +12,18 @@ _SECONDS_BETWEEN_LINES = 15.0
 
 
 class ProgressLine:
-    """Shows how far a piece of work has come. Use as a context manager."""
+    """Shows how far a piece of work has come. Use as a context manager.
 
-    def __init__(self, console: Console, name: str, total: int, unit: str, done: int = 0) -> None:
+    What was done before does not count for the rate: `done`, or where that is None what the first update says.
+    """
+
+    def __init__(self, console: Console, name: str, total: int, unit: str, done: int | None = None) -> None:
         self._console = console
         self._name, self._total, self._unit = name, total, unit
-        self._begin_done: int | None = done or None
+        self._begin_done = done
         self._begin = time.monotonic()
         self._last_line = 0.0
-        self._done = done
+        self._done = done or 0
         self._task: TaskID | None = None
         self._bar: Progress | None = None
         if console.is_terminal:

@@ -18,7 +18,12 @@ _CANDIDATE = 0.1
 """Local maxima below this, or below a fifth of the threshold, are not looked at: five of them are no emitter."""
 
 
-def find_localizations(outputs_BKHW: torch.Tensor, first_frame: int, threshold: float = 0.5) -> EmitterTable:
+def find_localizations(
+    outputs_BKHW: torch.Tensor,
+    first_frame: int,
+    threshold: float = 0.5,
+    within: tuple[slice, slice] = (slice(None), slice(None)),
+) -> EmitterTable:
     """Local maxima of the integrated probability.
 
     An emitter near the border of two pixels splits its probability between them. So the probability of a local
@@ -29,6 +34,8 @@ def find_localizations(outputs_BKHW: torch.Tensor, first_frame: int, threshold: 
         outputs_BKHW: physical outputs of `Scaling.to_physical`.
         first_frame: number of the first frame.
         threshold: least integrated probability.
+        within: rows and columns whose maxima count. The pixels around them are context: 2 px of it, and what counts
+            is what would have counted in the whole field.
 
     Returns:
         The table, sorted by frame.
@@ -39,7 +46,9 @@ def find_localizations(outputs_BKHW: torch.Tensor, first_frame: int, threshold: 
     chosen = (((probability == highest) & (probability > candidate)) | (probability > _CERTAIN))[:, 0]
     # What a chosen pixel may take from its neighbours: all of a free one, nothing of another chosen one.
     free = probability[:, 0] * ~chosen
-    frame, row, column = torch.nonzero(chosen, as_tuple=True)
+    counts = torch.zeros_like(chosen)
+    counts[:, within[0], within[1]] = True
+    frame, row, column = torch.nonzero(chosen & counts, as_tuple=True)
     centre = outputs_BKHW[frame, :, row, column]
     weight = centre[:, PROBABILITY].clone()
     x, y = (column + centre[:, X]) * weight, (row + centre[:, Y]) * weight

@@ -1,7 +1,10 @@
-"""`adaloc localize`: a model, a movie, and the files that come out."""
+"""`adaloc localize`: a model, movies, and the files that come out."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +13,17 @@ import numpy.typing as npt
 import torch
 from rich.console import Console
 
+from adaloc import __version__
 from adaloc.config import GaussianPSFConfig, PixelSize, SimulationConfig
-from adaloc.data.sample_folder import find_movie, movie_pixel_size, read_movie
 from adaloc.data.targets import BACKGROUND, Z
-from adaloc.emitters import EmitterTable
+from adaloc.emitters import EmitterTable, concatenate
 from adaloc.errors import ConfigError
-from adaloc.localize.export import write_picasso_hdf5, write_thunderstorm_csv
-from adaloc.localize.inference import localize_frames
+from adaloc.localize.inference import View, localize_stream, view_of
+from adaloc.localize.movie import Movie, find_movies, join_movies
+from adaloc.localize.outputs import DEFAULT_FORMATS, FORMATS, MovieFacts, output_paths, write_outputs
 from adaloc.localize.render import render, write_png, z_range_nm
+from adaloc.localize.tiles import Box
+from adaloc.localize.work_file import WorkFile
 from adaloc.models.device import choose_device
 from adaloc.models.model_file import Model, load_model
 from adaloc.progress import ProgressLine
@@ -26,73 +32,239 @@ from adaloc.simulation.camera import to_photons
 _SIGMA_PER_WAVELENGTH_OVER_NA = 0.21  # Gaussian that fits the in-focus Airy disk best (Zhang et al. 2007)
 _PIXEL_SIZE_TOLERANCE = 0.02
 _BACKGROUND_FACTOR = 2.0
+_SAMPLED_FRAMES, _SAMPLED_BYTES = 50, 64_000_000
 
 
-def localize_movie(
+@dataclass(frozen=True)
+class LocalizeOptions:
+    """How to localize; the same for all movies of a command.
+
+    Attributes:
+        threshold: least probability of a localization.
+        pixel_size_nm: camera pixel; None takes the model's.
+        frames: first frame and the frame after the last (None: the movie's end); None takes all.
+        region: pixels of the frame; None takes all.
+        max_sigma_nm: largest predicted uncertainty along x and along y.
+        formats: of `outputs.FORMATS`.
+        resume: go on with unfinished runs, and leave out movies whose files are there.
+        render_pixel_nm: pixel of the image.
+        device: name of a device.
+    """
+
+    threshold: float = 0.5
+    pixel_size_nm: PixelSize | None = None
+    frames: tuple[int, int | None] | None = None
+    region: Box | None = None
+    max_sigma_nm: float | None = None
+    formats: tuple[str, ...] = DEFAULT_FORMATS
+    resume: bool = False
+    render_pixel_nm: float = 10.0
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Localized:
+    """What came of a movie: its files by format, and the number of localizations."""
+
+    movie: Path
+    outputs: dict[str, Path]
+    num_localizations: int
+
+
+def localize_movies(
     model_path: Path,
-    movie_path: Path,
-    out: Path,
+    movie_paths: Sequence[Path],
+    out: Path | None,
     render_path: Path | None,
-    threshold: float,
-    pixel_size_nm: PixelSize | None,
-    render_pixel_nm: float,
-    device: str,
+    options: LocalizeOptions,
     console: Console,
-) -> EmitterTable:
-    """Localizes a movie and writes ThunderSTORM CSV, Picasso HDF5 and, when asked, the rendered image.
+    *,
+    join: bool = False,
+) -> list[Localized]:
+    """Localizes movies one after the other; each gets its own files.
 
     Args:
         model_path: model file or checkpoint.
-        movie_path: TIFF, or a sample folder.
-        out: .csv or .hdf5; the other one is written beside it under the same name.
-        render_path: PNG, or None.
-        threshold: least probability of a localization.
-        pixel_size_nm: camera pixel; None takes the model's.
-        render_pixel_nm: pixel of the image.
-        device: name of a device.
+        movie_paths: files and folders, see `movie.find_movies`.
+        out: for one movie a file ending in .csv, .hdf5 or .h5; else, and always if it has no such ending, a folder.
+            None puts `MOVIE_locs` beside each movie.
+        render_path: the image, a PNG; a folder of images for several movies; None draws none. The image alone needs
+            memory that grows with the number of localizations.
+        options: the rest.
         console: where messages go.
+        join: all paths together are one movie.
+
+    Returns:
+        What was localized; movies that were finished before are left out.
 
     Raises:
         AdalocError: when a file cannot be read or written.
     """
-    if out.suffix.lower() not in (".csv", ".hdf5", ".h5"):
-        raise ConfigError(f"--out {out}: write a name that ends in .csv or .hdf5; both files are written.")
-    if render_path is not None and render_path.suffix.lower() != ".png":
-        raise ConfigError(f"--render {render_path}: the image is a PNG; write a name that ends in .png.")
+    _check_names(out, render_path)
     model = load_model(model_path)
-    model.network.to(choose_device(device))
-    movie_path = find_movie(movie_path) if movie_path.is_dir() else movie_path
-    frames = read_movie(movie_path)
-    for warning in mismatches(model, frames, movie_pixel_size(movie_path), pixel_size_nm):
+    model.network.to(choose_device(options.device))
+    movies = [join_movies(movie_paths)] if join else find_movies(movie_paths)
+    try:
+        names = _output_names(movies, out)
+        images = _image_names(movies, names, render_path)
+        done = []
+        for movie, name, image in zip(movies, names, images, strict=True):
+            paths = output_paths(name, options.formats)
+            work_path = name.with_suffix(".unfinished")
+            if options.resume and _is_finished(work_path, [*paths.values(), *([image] if image else [])], model_path):
+                console.print(f"{movie.name}: {name} is there already; delete it to localize again.", soft_wrap=True)
+                continue
+            settings = _settings(model_path, movie, view_of(movie, options.frames, options.region), options)
+            with WorkFile(work_path, settings, resume=options.resume) as work:
+                done.append(_localize(model, movie, paths, image, options, work, console))
+                work.delete()
+            movie.close()
+        return done
+    finally:
+        for movie in movies:
+            movie.close()
+
+
+def _localize(
+    model: Model,
+    movie: Movie,
+    paths: dict[str, Path],
+    image_path: Path | None,
+    options: LocalizeOptions,
+    work: WorkFile,
+    console: Console,
+) -> Localized:
+    """Fills the work file, and writes the final files from it."""
+    view = view_of(movie, options.frames, options.region)
+    sample = _sample_frames(movie, view)
+    for warning in [*movie.notes, *mismatches(model, sample, movie.pixel_size_nm, options.pixel_size_nm)]:
         console.print(f"[yellow]Warning:[/yellow] {warning}", soft_wrap=True)
-    pixel_size = pixel_size_nm or model.config.simulation.optics.pixel_size_nm
-    with ProgressLine(console, "localizing", len(frames), "frames") as line:
-        table = localize_frames(model, frames, threshold=threshold, on_progress=line.update)
-    is_3d = model.scaling.varies[Z]
-    sigma = spot_sigma_nm(model.config.simulation)
-    csv = out if out.suffix.lower() == ".csv" else out.with_suffix(".csv")
-    hdf5 = out if out.suffix.lower() != ".csv" else out.with_suffix(".hdf5")
-    write_thunderstorm_csv(csv, table, pixel_size, psf_sigma_nm=sigma, is_3d=is_3d)
-    height, width = frames.shape[1:]
-    write_picasso_hdf5(
-        hdf5, table, pixel_size, image_size_px=(height, width), num_frames=len(frames), psf_sigma_nm=sigma, is_3d=is_3d
+    pixel_size = options.pixel_size_nm or model.config.simulation.optics.pixel_size_nm
+    first = view.begin if work.end is None else work.end
+    done = first - view.begin
+    if done:
+        console.print(f"Going on at frame {first}; {done} frames were finished before.", soft_wrap=True)
+    with ProgressLine(console, f"localizing {movie.name.name}", len(view), "frames", done) as line:
+        for block in localize_stream(model, movie, view, threshold=options.threshold, first_frame=first):
+            table = block.table
+            if options.max_sigma_nm is not None:
+                table = certain_rows(table, pixel_size, options.max_sigma_nm)
+            work.append(replace(block, table=table))
+            line.update(block.end - view.begin)
+    rows = work.rows()
+    facts = MovieFacts(
+        pixel_size,
+        (movie.height, movie.width),
+        movie.num_frames,
+        spot_sigma_nm(model.config.simulation),
+        is_3d=bool(model.scaling.varies[Z]),
     )
-    per_frame = len(table) / len(frames)
-    console.print(f"{len(table)} localizations in {len(frames)} frames ({per_frame:.1f} a frame)")
-    console.print(f"  ThunderSTORM {csv}\n  Picasso      {hdf5}", soft_wrap=True)
-    if render_path is not None:
-        limits = z_range_nm(table) if is_3d else None
-        image = render(
-            table,
-            pixel_size_nm=pixel_size,
-            image_size_px=(height, width),
-            render_pixel_nm=render_pixel_nm,
-            color_by_z=is_3d,
-            z_limits_nm=limits,
+    write_outputs(paths, rows, facts)
+    console.print(f"{rows.num_rows} localizations in {len(view)} frames ({rows.num_rows / len(view):.1f} a frame)")
+    for name, path in paths.items():
+        console.print(f"  {FORMATS[name]:<12} {path}", soft_wrap=True)
+    if image_path is not None:
+        table = concatenate(list(rows.parts()))
+        _write_image(image_path, table, facts, options.render_pixel_nm)
+        console.print(f"  {'image':<12} {image_path}", soft_wrap=True)
+    return Localized(movie.name, paths, rows.num_rows)
+
+
+def certain_rows(table: EmitterTable, pixel_size_nm: PixelSize, max_sigma_nm: float) -> EmitterTable:
+    """The localizations whose predicted uncertainties along x and along y are at most `max_sigma_nm`.
+
+    Raises:
+        ConfigError: when the model predicts no uncertainties.
+    """
+    if table.x_sigma is None or table.y_sigma is None:
+        raise ConfigError(
+            "--max-sigma-nm needs a model that predicts uncertainties, and this one does not. Leave the option out, "
+            "filter by --probability, or train a model with predicted uncertainties."
         )
-        write_png(render_path, image, render_pixel_nm, z_limits_nm=limits)
-        console.print(f"  image        {render_path}", soft_wrap=True)
-    return table
+    largest = np.maximum(table.x_sigma * pixel_size_nm.x, table.y_sigma * pixel_size_nm.y)
+    return table.select(largest <= max_sigma_nm)
+
+
+def _check_names(out: Path | None, render_path: Path | None) -> None:
+    """Before anything is loaded: files end as their formats do."""
+    if out is not None and out.suffix.lower() not in ("", ".csv", ".hdf5", ".h5") and not out.is_dir():
+        raise ConfigError(f"--out {out}: write a name that ends in .csv, .hdf5 or .h5, or the name of a folder.")
+    if render_path is not None and render_path.suffix.lower() not in ("", ".png") and not render_path.is_dir():
+        raise ConfigError(f"--render {render_path}: the image is a PNG; write a name that ends in .png.")
+
+
+def _output_names(movies: Sequence[Movie], out: Path | None) -> list[Path]:
+    """A file name for each movie, before the formats' suffixes."""
+    if out is None:
+        return [movie.name.with_name(f"{_stem(movie.name)}_locs.csv") for movie in movies]
+    if out.suffix and not out.is_dir():
+        if len(movies) > 1:
+            raise ConfigError(f"--out {out} names one file, and there are {len(movies)} movies. Name a folder instead.")
+        return [out]
+    names = [out / f"{_stem(movie.name)}.csv" for movie in movies]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigError(f"Several movies would be written to {twice}. Localize them with different folders as --out.")
+    return names
+
+
+def _image_names(movies: Sequence[Movie], names: Sequence[Path], render_path: Path | None) -> Sequence[Path | None]:
+    if render_path is None:
+        return [None] * len(movies)
+    if len(movies) == 1 and render_path.suffix.lower() == ".png":
+        return [render_path]
+    if render_path.suffix.lower() == ".png":
+        raise ConfigError(f"--render {render_path} names one image, and there are {len(movies)} movies. Name a folder.")
+    return [render_path / f"{name.stem}.png" for name in names]
+
+
+def _stem(name: Path) -> str:
+    return name.name if name.is_dir() else Path(name.stem).stem if name.stem.lower().endswith(".ome") else name.stem
+
+
+def _is_finished(work_path: Path, files: Sequence[Path], model_path: Path) -> bool:
+    """All files are there and none is older than the model, which may have been trained further."""
+    if work_path.exists() or not all(path.is_file() for path in files):
+        return False
+    return min(path.stat().st_mtime for path in files) >= model_path.stat().st_mtime
+
+
+def _settings(model_path: Path, movie: Movie, view: View, options: LocalizeOptions) -> dict[str, Any]:
+    """Everything that the localizations depend on."""
+    with model_path.open("rb") as handle:
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    size, box = options.pixel_size_nm, view.region
+    return {
+        "adaloc": __version__,
+        "model": digest,
+        "movie": [movie.name.name, movie.num_frames, movie.height, movie.width, str(movie.dtype)],
+        "movie files": sum(path.stat().st_size for path in movie.files),
+        "--frames": [view.begin, view.end],
+        "--region": [box.left, box.right, box.top, box.bottom],
+        "--threshold": options.threshold,
+        "--max-sigma-nm": options.max_sigma_nm,
+        "--pixel-size-nm": None if size is None else [size.x, size.y],
+    }
+
+
+def _sample_frames(movie: Movie, view: View) -> npt.NDArray[Any]:
+    """Frames spread over the view, as many as bounded memory allows, cut to its region."""
+    count = max(1, min(_SAMPLED_FRAMES, len(view), _SAMPLED_BYTES // movie.bytes_per_frame))
+    chosen = view.begin + np.arange(count) * len(view) // count
+    return np.concatenate([movie.read(i, i + 1)[:, view.region.rows, view.region.columns] for i in chosen.tolist()])
+
+
+def _write_image(path: Path, table: EmitterTable, facts: MovieFacts, render_pixel_nm: float) -> None:
+    limits = z_range_nm(table) if facts.is_3d else None
+    image = render(
+        table,
+        pixel_size_nm=facts.pixel_size_nm,
+        image_size_px=facts.image_size_px,
+        render_pixel_nm=render_pixel_nm,
+        color_by_z=facts.is_3d,
+        z_limits_nm=limits,
+    )
+    write_png(path, image, render_pixel_nm, z_limits_nm=limits)
 
 
 def spot_sigma_nm(simulation: SimulationConfig) -> float:
@@ -105,7 +277,7 @@ def spot_sigma_nm(simulation: SimulationConfig) -> float:
 def mismatches(
     model: Model, frames_THW: npt.NDArray[Any], movie_nm: PixelSize | None, asked_nm: PixelSize | None
 ) -> list[str]:
-    """What about a movie does not fit the model, in words."""
+    """What about a movie does not fit the model, in words; `frames_THW` is a sample of it in ADU."""
     warnings = []
     trained = model.config.simulation.optics.pixel_size_nm
     for other, source in ((movie_nm, "the movie's metadata say"), (asked_nm, "--pixel-size-nm says")):
@@ -117,8 +289,7 @@ def mismatches(
                 f"{source} a pixel of {other.x:g} x {other.y:g} nm, the model was trained for {trained.x:g} x "
                 f"{trained.y:g} nm: its PSF does not fit."
             )
-    every = max(len(frames_THW) // 50, 1)
-    level = float(np.median(frames_THW[::every]))
+    level = float(np.median(frames_THW))
     photons = float(to_photons(torch.tensor(level), model.config.simulation.camera))
     expected = model.scaling.mean[BACKGROUND - 1]
     if photons < 0 or not expected / _BACKGROUND_FACTOR <= photons <= expected * _BACKGROUND_FACTOR:

@@ -1,9 +1,11 @@
-"""Localization files that Picasso and ThunderSTORM read."""
+"""Localization files that Picasso, ThunderSTORM and SMAP read; DECODE's are written in decode_file.py."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from adaloc.config import PixelSize
 from adaloc.emitters import EmitterTable, FloatArray
 from adaloc.errors import DataError
 from adaloc.files import atomic_path
+from adaloc.localize.rows import Rows, as_rows
 
 PRECISION_FORMULA = (
     "Mortensen et al., Nature Methods 7, 377 (2010), least squares: "
@@ -49,7 +52,7 @@ def precision_nm(
 
 def write_thunderstorm_csv(
     path: Path,
-    table: EmitterTable,
+    table: EmitterTable | Rows,
     pixel_size_nm: PixelSize,
     *,
     psf_sigma_nm: float | None = None,
@@ -72,39 +75,65 @@ def write_thunderstorm_csv(
     Raises:
         AdalocError: when the file cannot be written.
     """
-    table = table.sorted_by_frame()
-    columns: list[tuple[str, str, FloatArray]] = [
-        ("id", "%d", np.arange(1.0, len(table) + 1)),
-        ("frame", "%d", table.frame.astype(np.float64) + 1),
-        ("x [nm]", "%.4f", (table.x + 0.5) * pixel_size_nm.x),
-        ("y [nm]", "%.4f", (table.y + 0.5) * pixel_size_nm.y),
+    rows = as_rows(table)
+    columns: list[_CsvColumn] = [
+        _CsvColumn('"frame"', "%d", lambda part: part.frame.astype(np.float64) + 1),
+        _CsvColumn('"x [nm]"', "%.4f", lambda part: (part.x + 0.5) * pixel_size_nm.x),
+        _CsvColumn('"y [nm]"', "%.4f", lambda part: (part.y + 0.5) * pixel_size_nm.y),
     ]
     if is_3d:
-        columns.append(("z [nm]", "%.4f", table.z))
+        columns.append(_CsvColumn('"z [nm]"', "%.4f", lambda part: part.z))
     if psf_sigma_nm is not None:
         # An astigmatic spot has two widths; Picasso's import wants both names wherever there is a z.
-        for name in ("sigma1 [nm]", "sigma2 [nm]") if is_3d else ("sigma [nm]",):
-            columns.append((name, "%.4f", np.full(len(table), psf_sigma_nm)))
-    columns.append(("intensity [photon]", "%.4f", table.photons))
-    if table.background is not None:
-        columns.append(("offset [photon]", "%.4f", table.background))
-    sigmas = _sigmas_nm(table, pixel_size_nm, psf_sigma_nm)
-    if sigmas is not None:
-        columns.append(("uncertainty_xy [nm]", "%.4f", np.sqrt((sigmas[0] ** 2 + sigmas[1] ** 2) / 2)))
-    if is_3d and table.z_sigma is not None:
-        columns.append(("uncertainty_z [nm]", "%.4f", table.z_sigma))
-    if table.probability is not None:
-        columns.append(("probability", "%.6f", table.probability))
+        for name in ('"sigma1 [nm]"', '"sigma2 [nm]"') if is_3d else ('"sigma [nm]"',):
+            columns.append(_CsvColumn(name, "%.4f", lambda part: np.full(len(part), psf_sigma_nm)))
+    columns.append(_CsvColumn('"intensity [photon]"', "%.4f", lambda part: part.photons))
+    if "background" in rows.columns:
+        columns.append(_CsvColumn('"offset [photon]"', "%.4f", lambda part: _present(part.background)))
+    if knows_sigmas(rows.columns, psf_sigma_nm):
+        columns.append(
+            _CsvColumn('"uncertainty_xy [nm]"', "%.4f", lambda part: _lateral_nm(part, pixel_size_nm, psf_sigma_nm))
+        )
+    if is_3d and "z_sigma" in rows.columns:
+        columns.append(_CsvColumn('"uncertainty_z [nm]"', "%.4f", lambda part: _present(part.z_sigma)))
+    if "probability" in rows.columns:
+        columns.append(_CsvColumn('"probability"', "%.6f", lambda part: _present(part.probability)))
+    _write_csv(path, rows, '"id"', columns)
 
-    names, formats, values = zip(*columns, strict=True)
-    header = ",".join(f'"{name}"' for name in names)
-    with atomic_path(path) as temporary:
-        np.savetxt(temporary, np.column_stack(values), fmt=list(formats), delimiter=",", header=header, comments="")
+
+def write_smap_csv(
+    path: Path,
+    table: EmitterTable | Rows,
+    pixel_size_nm: PixelSize,
+    *,
+    psf_sigma_nm: float | None = None,
+    is_3d: bool = True,
+) -> None:
+    """Writes a table that SMAP's CSV import maps by itself: frames from 1, nm from the outer edge of the first pixel.
+
+    Args and Raises as `write_thunderstorm_csv`; the width of the spot is used for the precision alone.
+    """
+    rows = as_rows(table)
+    columns: list[_CsvColumn] = [
+        _CsvColumn("frame", "%d", lambda part: part.frame.astype(np.float64) + 1),
+        _CsvColumn("xnm", "%.4f", lambda part: (part.x + 0.5) * pixel_size_nm.x),
+        _CsvColumn("ynm", "%.4f", lambda part: (part.y + 0.5) * pixel_size_nm.y),
+    ]
+    if is_3d:
+        columns.append(_CsvColumn("znm", "%.4f", lambda part: part.z))
+    columns.append(_CsvColumn("phot", "%.4f", lambda part: part.photons))
+    if "background" in rows.columns:
+        columns.append(_CsvColumn("bg", "%.4f", lambda part: _present(part.background)))
+    if knows_sigmas(rows.columns, psf_sigma_nm):
+        columns.append(_CsvColumn("locprecnm", "%.4f", lambda part: _lateral_nm(part, pixel_size_nm, psf_sigma_nm)))
+    if is_3d and "z_sigma" in rows.columns:
+        columns.append(_CsvColumn("locprecznm", "%.4f", lambda part: _present(part.z_sigma)))
+    _write_csv(path, rows, "ID", columns)
 
 
 def write_picasso_hdf5(
     path: Path,
-    table: EmitterTable,
+    table: EmitterTable | Rows,
     pixel_size_nm: PixelSize,
     *,
     image_size_px: tuple[int, int],
@@ -135,64 +164,110 @@ def write_picasso_hdf5(
         DataError: when the precision (lpx, lpy), which Picasso needs, is neither in the table nor to be computed.
         AdalocError: when a file cannot be written.
     """
-    sigmas = _sigmas_nm(table, pixel_size_nm, psf_sigma_nm)
-    if sigmas is None:
+    rows = as_rows(table)
+    if not knows_sigmas(rows.columns, psf_sigma_nm):
         raise DataError(
             f"{path}: Picasso needs the precision of each localization. This table has no x and y uncertainties, and "
-            "they can be computed only from a background and the width of the PSF. "
-            "Write a ThunderSTORM CSV instead, or use a model that predicts uncertainties."
+            "they can be computed only from a background and the width of the PSF (--psf-sigma-nm of adaloc convert). "
+            "Give them, write a ThunderSTORM CSV instead, or use a model that predicts uncertainties."
         )
-    info = _picasso_info(table, pixel_size_nm, image_size_px, num_frames, psf_sigma_nm)
-    locs = _picasso_locs(table, sigmas, pixel_size_nm, is_3d)
+    info = _picasso_info(rows, pixel_size_nm, image_size_px, num_frames, psf_sigma_nm)
+    names = ("x", "y", "z", "photons", "bg", "lpx", "lpy", "lpz", "probability")
+    absent = {
+        "z": not is_3d,
+        "bg": "background" not in rows.columns,
+        "lpz": not is_3d or "z_sigma" not in rows.columns,
+        "probability": "probability" not in rows.columns,
+    }
+    dtype = np.dtype([("frame", "<u4"), *((name, "<f4") for name in names if not absent.get(name, False))])
     # The inner file is renamed first.
     with atomic_path(path) as temporary, atomic_path(path.with_suffix(".yaml")) as temporary_yaml:
         temporary_yaml.write_text(yaml.safe_dump_all(info, sort_keys=False), encoding="utf-8")
         with h5py.File(temporary, "w") as file:
-            file.create_dataset("locs", data=locs)
+            locs = file.create_dataset("locs", (rows.num_rows,), dtype)
+            begin = 0
+            for part in rows.parts():
+                locs[begin : begin + len(part)] = _picasso_locs(part, dtype, pixel_size_nm, psf_sigma_nm)
+                begin += len(part)
             file.create_dataset("metadata", data=json.dumps(info))
 
 
-def _sigmas_nm(
+@dataclass(frozen=True)
+class _CsvColumn:
+    name: str
+    number_format: str
+    values: Callable[[EmitterTable], FloatArray]
+
+
+def _write_csv(path: Path, rows: Rows, id_name: str, columns: Sequence[_CsvColumn]) -> None:
+    """Writes part by part, with the rows counted from 1 in front."""
+    formats = ["%d", *(column.number_format for column in columns)]
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as handle:
+        handle.write(",".join([id_name, *(column.name for column in columns)]) + "\n")
+        first = 1
+        for part in rows.parts():
+            ids = np.arange(first, first + len(part), dtype=np.float64)
+            values = np.column_stack([ids, *(column.values(part) for column in columns)])
+            np.savetxt(handle, values, fmt=formats, delimiter=",")
+            first += len(part)
+
+
+def knows_sigmas(columns: frozenset[str], psf_sigma_nm: float | None) -> bool:
+    """Whether lateral uncertainties are in the table, or can be computed by `PRECISION_FORMULA`."""
+    return {"x_sigma", "y_sigma"} <= columns or (psf_sigma_nm is not None and "background" in columns)
+
+
+def _present(column: FloatArray | None) -> FloatArray:
+    assert column is not None  # asked for only where `Rows.columns` has it
+    return column
+
+
+def _lateral_nm(part: EmitterTable, pixel_size_nm: PixelSize, psf_sigma_nm: float | None) -> FloatArray:
+    """Root mean square of the uncertainties along x and y."""
+    x_nm, y_nm = sigmas_nm(part, pixel_size_nm, psf_sigma_nm)
+    mean_square: FloatArray = (x_nm**2 + y_nm**2) / 2
+    return np.sqrt(mean_square)
+
+
+def sigmas_nm(
     table: EmitterTable, pixel_size_nm: PixelSize, psf_sigma_nm: float | None
-) -> tuple[FloatArray, FloatArray] | None:
-    """Uncertainty along x and along y in nm: the table's own, else the formula's, else None."""
+) -> tuple[FloatArray, FloatArray]:
+    """Uncertainty along x and along y in nm: the table's own, else the formula's; ask `knows_sigmas` before."""
     if table.x_sigma is not None and table.y_sigma is not None:
         return table.x_sigma * pixel_size_nm.x, table.y_sigma * pixel_size_nm.y
-    if psf_sigma_nm is None or table.background is None:
-        return None
-    area = pixel_size_nm.x * pixel_size_nm.y
+    assert psf_sigma_nm is not None
+    area, background = pixel_size_nm.x * pixel_size_nm.y, _present(table.background)
     return (
-        precision_nm(table.photons, table.background, psf_sigma_nm, pixel_size_nm.x, area),
-        precision_nm(table.photons, table.background, psf_sigma_nm, pixel_size_nm.y, area),
+        precision_nm(table.photons, background, psf_sigma_nm, pixel_size_nm.x, area),
+        precision_nm(table.photons, background, psf_sigma_nm, pixel_size_nm.y, area),
     )
 
 
 def _picasso_locs(
-    table: EmitterTable, sigmas_nm: tuple[FloatArray, FloatArray], pixel_size_nm: PixelSize, is_3d: bool
+    part: EmitterTable, dtype: np.dtype[Any], pixel_size_nm: PixelSize, psf_sigma_nm: float | None
 ) -> np.ndarray[Any, np.dtype[np.void]]:
     scale = pixel_size_nm.y / pixel_size_nm.x
-    columns: dict[str, FloatArray | None] = {
-        "x": table.x,
-        "y": (table.y + 0.5) * scale - 0.5,
-        "z": table.z if is_3d else None,
-        "photons": table.photons,
-        "bg": table.background,
-        "lpx": sigmas_nm[0] / pixel_size_nm.x,
-        "lpy": sigmas_nm[1] / pixel_size_nm.x,
-        "lpz": table.z_sigma if is_3d else None,
-        "probability": table.probability,
+    x_nm, y_nm = sigmas_nm(part, pixel_size_nm, psf_sigma_nm)
+    columns = {
+        "frame": part.frame,
+        "x": part.x,
+        "y": (part.y + 0.5) * scale - 0.5,
+        "z": part.z,
+        "photons": part.photons,
+        "bg": part.background,
+        "lpx": x_nm / pixel_size_nm.x,
+        "lpy": y_nm / pixel_size_nm.x,
+        "lpz": part.z_sigma,
+        "probability": part.probability,
     }
-    present = {name: column for name, column in columns.items() if column is not None}
-    locs = np.empty(len(table), dtype=[("frame", "<u4"), *((name, "<f4") for name in present)])
-    locs["frame"] = table.frame
-    for name, column in present.items():
-        locs[name] = column
-    # Picasso's linking and drift correction expect ascending frames.
-    return locs[np.argsort(table.frame, kind="stable")]
+    locs = np.empty(len(part), dtype)
+    for name in dtype.names or ():
+        locs[name] = columns[name]
+    return locs
 
 
 def _picasso_info(
-    table: EmitterTable,
+    rows: Rows,
     pixel_size_nm: PixelSize,
     image_size_px: tuple[int, int],
     num_frames: int,
@@ -200,7 +275,7 @@ def _picasso_info(
 ) -> list[dict[str, Any]]:
     height, width = (int(side) for side in image_size_px)  # YAML knows no numpy numbers
     scale = pixel_size_nm.y / pixel_size_nm.x
-    measured = table.x_sigma is not None and table.y_sigma is not None
+    measured = {"x_sigma", "y_sigma"} <= rows.columns
     movie = {
         # Rounding must not add a row to a height that is whole.
         "Height": math.ceil(height * scale - 1e-6),

@@ -1,8 +1,10 @@
-"""A model over a movie."""
+"""A model over a movie: in blocks of frames and tiles, read while the block before is computed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,11 +12,112 @@ import numpy.typing as npt
 import torch
 
 from adaloc.emitters import EmitterTable, concatenate
+from adaloc.errors import ConfigError
 from adaloc.localize.candidates import find_localizations
+from adaloc.localize.movie.interface import ArrayMovie, FrameArray, Movie
+from adaloc.localize.tiles import Box, Tile, TilePlan, blocks, plan_tiles
 from adaloc.models.model_file import Model
 
-_PIXELS_AT_ONCE = 500_000
-"""Pixels that the network sees together; with 16 channels it needs about 1 kB for each."""
+_BYTES_PER_PIXEL_AND_CHANNEL = 64
+"""That the network needs besides its weights, for each channel of its width."""
+_CPU_BYTES_AT_ONCE, _GPU_BYTES_AT_ONCE = 400_000_000, 2_000_000_000
+_BLOCK_BYTES = 16_000_000
+"""Frames that are read at once and then kept as a finished block; there are two of them in memory."""
+_CANDIDATE_PX = 2
+"""What `find_localizations` looks at around a pixel."""
+
+
+@dataclass(frozen=True)
+class View:
+    """The part of a movie to localize; what surrounds it in time and space is context.
+
+    Attributes:
+        begin: first frame.
+        end: frame after the last.
+        region: pixels of the whole frame.
+    """
+
+    begin: int
+    end: int
+    region: Box
+
+    def __len__(self) -> int:
+        return self.end - self.begin
+
+
+@dataclass(frozen=True)
+class Block:
+    """The localizations of the frames from `begin` to before `end`, sorted by frame."""
+
+    begin: int
+    end: int
+    table: EmitterTable
+
+
+def view_of(movie: Movie, frames: tuple[int, int | None] | None = None, region: Box | None = None) -> View:
+    """The part that a user asked for, checked; None means all.
+
+    Raises:
+        ConfigError: when it does not lie in the movie.
+    """
+    begin, end = frames or (0, None)
+    end = movie.num_frames if end is None else end
+    if not 0 <= begin < end <= movie.num_frames:
+        raise ConfigError(
+            f"--frames {begin}:{end} does not fit the movie {movie.name}: it has {movie.num_frames} frames, 0 to "
+            f"{movie.num_frames - 1}; the end is not included."
+        )
+    region = region or Box(0, movie.height, 0, movie.width)
+    if not (0 <= region.top < region.bottom <= movie.height and 0 <= region.left < region.right <= movie.width):
+        raise ConfigError(
+            f"--region {region.left}:{region.right},{region.top}:{region.bottom} does not fit the movie {movie.name}: "
+            f"its frames are {movie.width} px wide (x) and {movie.height} px high (y)."
+        )
+    return View(begin, end, region)
+
+
+def localize_stream(
+    model: Model, movie: Movie, view: View, *, threshold: float = 0.5, first_frame: int | None = None
+) -> Iterator[Block]:
+    """Localizes part of a movie of any length and frame size, block by block, in bounded memory.
+
+    Frames before the first and after the last of the movie are that frame repeated. Tiles overlap by the network's
+    `margin_px`, so that the result is that of whole frames within rounding; frames and pixels around the view are
+    seen as context, so that it is that of the whole movie. One thread reads the next block meanwhile.
+
+    Args:
+        model: on the device to compute on.
+        movie: frames in ADU.
+        view: what to localize.
+        threshold: least integrated probability of a localization.
+        first_frame: where to go on in the view; a block's begin, for blocks as without interruption.
+
+    Yields:
+        Blocks in ascending order; x and y are those of the whole movie.
+
+    Raises:
+        MovieError: when frames cannot be read.
+    """
+    device = next(model.network.parameters()).device
+    context = model.config.data.consecutive_frames // 2
+    plan = _plan(model, movie, view, device)
+    model.network.eval()
+
+    def read(span: tuple[int, int]) -> FrameArray:
+        begin, end = span
+        first, last = max(begin - context, 0), min(end + context, movie.num_frames)
+        index = np.clip(np.arange(begin - context, end + context), first, last - 1) - first
+        frames = movie.read(first, last)
+        return frames if len(index) == len(frames) else frames[index]
+
+    spans = blocks(view.begin if first_frame is None else first_frame, view.end, _block_length(movie, plan))
+    for (begin, end), frames in _read_ahead(read, spans):
+        tables = []
+        for first, last in blocks(begin, end, plan.frames_at_once):
+            run = frames[first - begin : last - begin + 2 * context]
+            parts = [_localize_tile(model, run, tile, first, threshold, device) for tile in plan.tiles]
+            tables.append(concatenate(parts).sorted_by_frame())
+        yield Block(begin, end, concatenate(tables))
 
 
 def localize_frames(
@@ -24,7 +127,7 @@ def localize_frames(
     threshold: float = 0.5,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> EmitterTable:
-    """Localizes every frame of a movie; the first and the last frame are their own outer neighbours.
+    """Localizes every frame of a movie in memory; see `localize_stream`.
 
     Args:
         model: on the device to compute on.
@@ -35,18 +138,63 @@ def localize_frames(
     Returns:
         Localizations sorted by frame.
     """
-    device = next(model.network.parameters()).device
-    num_frames, height, width = frames_THW.shape
-    margin = model.config.data.consecutive_frames // 2
-    at_once = max(_PIXELS_AT_ONCE // (height * width), 1)
+    movie = ArrayMovie(frames_THW)
     tables = []
-    model.network.eval()
-    with torch.inference_mode():
-        for begin in range(0, num_frames, at_once):
-            end = min(begin + at_once, num_frames)
-            index = np.clip(np.arange(begin - margin, end + margin), 0, num_frames - 1)
-            adu = torch.from_numpy(frames_THW[index].astype(np.float32)).to(device)
-            outputs_BKHW = model.predict(adu[None])[0].float()
-            tables.append(find_localizations(model.scaling.to_physical(outputs_BKHW), begin, threshold))
-            on_progress(end)
+    for block in localize_stream(model, movie, view_of(movie), threshold=threshold):
+        tables.append(block.table)
+        on_progress(block.end)
     return concatenate(tables)
+
+
+def _localize_tile(
+    model: Model, run_THW: FrameArray, tile: Tile, first_frame: int, threshold: float, device: torch.device
+) -> EmitterTable:
+    """The localizations of a run of frames in a tile's keep; `run_THW` includes the context frames."""
+    cut = run_THW[:, tile.read.rows, tile.read.columns].astype(np.float32)
+    with torch.inference_mode():
+        outputs_BKHW = _predict(model, torch.from_numpy(cut).to(device), tile)
+        physical = model.scaling.to_physical(outputs_BKHW)
+        table = find_localizations(physical, first_frame, threshold, within=tile.keep.within(tile.read))
+    return replace(table, x=table.x + tile.read.left, y=table.y + tile.read.top)
+
+
+def _predict(model: Model, adu_THW: torch.Tensor, tile: Tile) -> torch.Tensor:
+    """Network outputs (T', 6, H, W) of a tile.
+
+    The one place where camera pixels and their place on the chip come together: `tile.read` is what per-pixel maps
+    of offset, gain and variance have to be cut by.
+    """
+    del tile  # a camera of one gain and baseline for all pixels does not ask where they are
+    return model.predict(adu_THW[None])[0].float()
+
+
+def _plan(model: Model, movie: Movie, view: View, device: torch.device) -> TilePlan:
+    at_once = _CPU_BYTES_AT_ONCE if device.type == "cpu" else _GPU_BYTES_AT_ONCE
+    return plan_tiles(
+        view.region,
+        (movie.height, movie.width),
+        margin_px=model.network.margin_px + _CANDIDATE_PX,
+        multiple_px=model.network.size_multiple_px,
+        context_frames=model.config.data.consecutive_frames - 1,
+        pixels_at_once=at_once // (_BYTES_PER_PIXEL_AND_CHANNEL * model.config.network.base_channels),
+    )
+
+
+def _block_length(movie: Movie, plan: TilePlan) -> int:
+    """A multiple of the frames at once, of about `_BLOCK_BYTES`."""
+    return max(_BLOCK_BYTES // (movie.bytes_per_frame * plan.frames_at_once), 1) * plan.frames_at_once
+
+
+def _read_ahead(
+    read: Callable[[tuple[int, int]], FrameArray], spans: Iterator[tuple[int, int]]
+) -> Iterator[tuple[tuple[int, int], FrameArray]]:
+    """Spans with their frames; the next is read by another thread while this one is used."""
+    with ThreadPoolExecutor(1, thread_name_prefix="movie-reader") as pool:
+        span = next(spans, None)
+        pending = None if span is None else pool.submit(read, span)
+        while span is not None and pending is not None:
+            frames = pending.result()
+            following = next(spans, None)
+            pending = None if following is None else pool.submit(read, following)
+            yield span, frames
+            span = following

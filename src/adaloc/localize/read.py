@@ -16,6 +16,16 @@ from adaloc.config import PixelSize
 from adaloc.emitters import EmitterTable, FloatArray
 from adaloc.errors import DataError
 from adaloc.localize.csv_table import read_csv_columns, require_columns
+from adaloc.localize.foreign import (
+    INSIGHT3_START,
+    MATLAB_HDF5_START,
+    RAPIDSTORM_START,
+    ForeignColumns,
+    decode_columns,
+    insight3_columns,
+    rapidstorm_columns,
+    smap_columns,
+)
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -39,7 +49,9 @@ def read_localizations(path: Path, pixel_size_nm: PixelSize | None = None) -> Lo
     """Reads localizations or a truth.
 
     Understood are ThunderSTORM, SMAP, vLUME, NAIRR-SMLM and SMLM challenge 2013 CSV, the challenge's table without
-    header (id, frame, x, y, z, photons), Picasso's `.hdf5`, and adaloc's sample folder or the `emitters.h5` in it.
+    header (id, frame, x, y, z, photons), Picasso's `.hdf5`, DECODE's `.h5`, SMAP's `_sml.mat` (MATLAB 7.3),
+    rapidSTORM's text and Insight3's `.bin` (both with the brightness in ADU), and adaloc's sample folder or the
+    `emitters.h5` in it.
 
     Args:
         path: file, or sample folder.
@@ -62,10 +74,16 @@ def read_localizations(path: Path, pixel_size_nm: PixelSize | None = None) -> Lo
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
     if not start:
         raise DataError(f"{path} is empty. The program that wrote it may have been interrupted.")
-    if start.startswith(HDF5_SIGNATURE):
+    if start.startswith(RAPIDSTORM_START):
+        return _foreign(path, rapidstorm_columns(path), pixel_size_nm)
+    if start.startswith(INSIGHT3_START):
+        return _foreign(path, insight3_columns(path), pixel_size_nm)
+    if start.startswith((HDF5_SIGNATURE, MATLAB_HDF5_START)):
         return _read_hdf5(path, pixel_size_nm)
     if b"\0" in start:
-        raise DataError(f"{path} is neither HDF5 nor text. Give a Picasso .hdf5, a .csv or a sample folder.")
+        raise DataError(
+            f"{path} is neither HDF5 nor text. Give a Picasso .hdf5, a DECODE .h5, a .csv or a sample folder."
+        )
     return _read_csv(path, pixel_size_nm)
 
 
@@ -107,16 +125,38 @@ def _read_hdf5(path: Path, pixel_size_nm: PixelSize | None) -> LocalizationFile:
             names = list(file)
             locs = file["locs"][()] if isinstance(file.get("locs"), h5py.Dataset) else None
             embedded = file["metadata"][()] if isinstance(file.get("metadata"), h5py.Dataset) else b"[]"
+            foreign = None
+            if isinstance(file.get("data"), h5py.Group) and "xyz" in file["data"]:
+                foreign = decode_columns(path, file)
+            elif isinstance(file.get("saveloc/loc"), h5py.Group):
+                foreign = smap_columns(path, file)
     except OSError as error:
         raise DataError(f"{path} is truncated or damaged. Copy or write it again. (HDF5 says: {error})") from error
+    if foreign is not None:
+        return _foreign(path, foreign, pixel_size_nm)
     if locs is not None:
         return _picasso(path, locs, _sidecar_metadata(path) or _embedded_metadata(embedded), pixel_size_nm)
     if "records" in names and path.name == "emitters.h5":
         return _read_sample_folder(path.parent, pixel_size_nm)
     raise DataError(
-        f"{path} holds {', '.join(names) or 'nothing'}: neither Picasso's dataset 'locs' nor, as a file named "
-        "emitters.h5, the group 'records' of a sample folder."
+        f"{path} holds {', '.join(names) or 'nothing'}: neither Picasso's dataset 'locs', DECODE's 'data' or "
+        "SMAP's 'saveloc', nor, as a file named emitters.h5, the group 'records' of a sample folder."
     )
+
+
+def _foreign(path: Path, found: ForeignColumns, pixel_size_nm: PixelSize | None) -> LocalizationFile:
+    columns = dict(found.columns)
+    _check_values(path, columns)
+    size = _known(path, pixel_size_nm or found.pixel_size_nm)
+    for axis, side in (("x", size.x), ("y", size.y)):
+        scale = side if found.is_nm else 1.0
+        columns[axis] = columns[axis] / scale - found.first_centre_px
+        if f"{axis}_sigma" in columns:
+            columns[f"{axis}_sigma"] = columns[f"{axis}_sigma"] / scale
+    z = columns.setdefault("z", np.zeros(len(columns["x"])))
+    anything: dict[str, Any] = dict(columns)  # the table makes whole numbers of frame and emitter_id
+    table = EmitterTable(**anything)
+    return LocalizationFile(table, size, found.image_size_px, found.num_frames, _has_depth(z))
 
 
 def _picasso(path: Path, locs: Any, info: Mapping[str, Any], pixel_size_nm: PixelSize | None) -> LocalizationFile:

@@ -103,6 +103,22 @@ class LocalizationNetwork(nn.Module):
         outputs: torch.Tensor = self.second_stage(joined.contiguous(memory_format=torch.channels_last))
         return outputs.view(batch, num_targets, len(CHANNELS), *outputs.shape[-2:])[..., :height, :width]
 
+    @property
+    def margin_px(self) -> int:
+        """Distance beyond which an input pixel has no influence on an output pixel, along rows and columns.
+
+        A part of a frame that is cut out with this margin, at a multiple of `size_multiple_px` from the frame's
+        corner, gives the outputs of the whole frame. A U-Net sees 2 px at each level on the way down and 1 px on
+        the way up, in pixels of that level, and once up to a whole pixel of the coarsest level to either side.
+        """
+        unet = 2 * (2 ** (self.depth + 1) - 1) + 2 * (2**self.depth - 1)
+        return int(2 * unet + 1)  # two stages, and the 3x3 convolution of the head
+
+    @property
+    def size_multiple_px(self) -> int:
+        """Shifts of the input by multiples of this shift the output and change nothing else."""
+        return int(2**self.depth)
+
     def _initialize(self, output: nn.Conv2d, prior: float) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
