@@ -12,8 +12,9 @@ from rich.table import Table
 
 from adaloc import __version__
 from adaloc.cli_bench import bench_app
-from adaloc.cli_guard import console, guarded, parse_pair
-from adaloc.config import Config, PixelSize
+from adaloc.cli_guard import console, guarded, parse_pair, parse_pixel_size
+from adaloc.cli_locs import locs_app
+from adaloc.config import Config
 from adaloc.config_file import load_config
 from adaloc.errors import ConfigError
 from adaloc.words import Language
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 
 app.add_typer(bench_app, name="bench")
+app.add_typer(locs_app)
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="JSON config; // comments are allowed.")]
 LanguageOption = Annotated[str, typer.Option("--lang", help="Language of findings in the data: en or zh.")]
@@ -215,19 +217,6 @@ def evaluate(
     for name, value in result.items():
         table.add_row(name, "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value))
     console.print(table)
-
-
-def parse_pixel_size(text: str) -> PixelSize:
-    """100 or 101.11x98.83 to a pixel size in nm.
-
-    Raises:
-        ConfigError: when it is neither.
-    """
-    parts = text.lower().split("x")
-    x, y = parse_pair(text if len(parts) == 2 else f"{text}x{text}", "--pixel-size-nm", float)
-    if not (1 < x < 10_000 and 1 < y < 10_000):
-        raise ConfigError(f"--pixel-size-nm {text}: a camera pixel in the sample has between 1 and 10000 nm.")
-    return PixelSize(x=x, y=y)
 
 
 def main(arguments: list[str] | None = None) -> None:

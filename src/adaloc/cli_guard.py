@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 import typer
 from rich.console import Console
 
+from adaloc.config import PixelSize
 from adaloc.errors import AdalocError, ConfigError, says_out_of_memory
 
 P = ParamSpec("P")
@@ -67,3 +68,16 @@ def parse_pair(text: str, option: str, kind: Callable[[str], Number]) -> tuple[N
     except ValueError:
         raise ConfigError(f"{option} {text} is not understood; write for example 128x256.") from None
     return first, second
+
+
+def parse_pixel_size(text: str) -> PixelSize:
+    """100 or 101.11x98.83 to a pixel size in nm.
+
+    Raises:
+        ConfigError: when it is neither.
+    """
+    parts = text.lower().split("x")
+    x, y = parse_pair(text if len(parts) == 2 else f"{text}x{text}", "--pixel-size-nm", float)
+    if not (1 < x < 10_000 and 1 < y < 10_000):
+        raise ConfigError(f"--pixel-size-nm {text}: a camera pixel in the sample has between 1 and 10000 nm.")
+    return PixelSize(x=x, y=y)

@@ -147,7 +147,7 @@ def _error(points_N3: FloatArray, block: IntArray, look: _Look) -> FloatArray:
     """
     tile = np.floor(points_N3[:, :2] / _HALVES_NM).astype(np.int64).sum(axis=1) % 2
     num = int(block.max()) + 1
-    if any(np.bincount(block[tile == half], minlength=num).min(initial=0) < 2 for half in (0, 1)):
+    if any(np.bincount(block[tile == half], minlength=num).min() < 2 for half in (0, 1)):
         return np.full(3, np.nan)  # the sample lies in one half
     difference = look.shifts(points_N3[tile == 0], block[tile == 0]) - look.shifts(
         points_N3[tile == 1], block[tile == 1]
