@@ -56,7 +56,7 @@ def detection(rows: Sequence[Bin], xlabel: str, title: str, *, log: bool = False
     """Jaccard index, recall and precision in bins, with the number of emitters below."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     ax, count = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    _steps(ax, rows, lambda row: row.figures.jaccard, BLUE, "Jaccard")
+    _steps(ax, rows, lambda row: row.figures.jaccard, BLUE, "Jaccard", width=3.5)  # recall often lies on it
     _steps(ax, rows, lambda row: row.figures.recall, GREEN, "recall")
     _steps(ax, rows, lambda row: row.figures.precision, ORANGE, "precision")
     ax.set(ylim=(0, 1.03), title=title)
@@ -173,12 +173,13 @@ def _steps(
     label: str,
     *,
     dashed: bool = False,
+    width: float = 1.4,
 ) -> None:
     known = [(row, v) for row in rows if (v := value(row)) is not None and _has_something(row.figures)]
     if not known:
         return
     middle = [(row.low + row.high) / 2 for row, _ in known]
-    ax.plot(middle, [v for _, v in known], ls="--" if dashed else "-", marker=None if dashed else "o", ms=4, lw=1.4,
+    ax.plot(middle, [v for _, v in known], ls="--" if dashed else "-", marker=None if dashed else "o", ms=4, lw=width,
             color=color, label=label)  # fmt: skip
 
 
