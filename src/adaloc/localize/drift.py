@@ -226,15 +226,17 @@ def _peak(correlation: FloatArray) -> tuple[float, ...]:
         if max(ring) - background < 0.5 * (correlation.max() - background):
             break
         half += 1
+    # The window below ends long before the edge of this part.
+    low, high = np.maximum(centre - 6 * half, 0), np.minimum(centre + 6 * half + 1, size)
+    above = np.clip(correlation[tuple(slice(*edges) for edges in zip(low, high, strict=True))] - background, 0, None)
+    offsets = np.meshgrid(*(np.arange(*edges) for edges in zip(low, high, strict=True)), indexing="ij", sparse=True)
     place = centre.astype(np.float64)
     for _ in range(20):
-        offsets = np.meshgrid(*(np.arange(n) for n in size), indexing="ij", sparse=True)
-        distance_sq = sum(((o - p) / (1.5 * half)) ** 2 for o, p in zip(offsets, place, strict=True))
-        weight = np.clip(correlation - background, 0, None) * np.exp(-0.5 * distance_sq)
-        moved = np.array([float((weight * o).sum()) for o in offsets]) / float(weight.sum())
         # The window pulls the centroid back to where it stands: go on until both agree.
-        step = moved - place
-        place = place + step
+        distance_sq = sum(((o - p) / (1.5 * half)) ** 2 for o, p in zip(offsets, place, strict=True))
+        weight = above * np.exp(-0.5 * distance_sq)
+        moved = np.array([float((weight * o).sum()) for o in offsets]) / float(weight.sum())
+        step, place = moved - place, moved
         if np.abs(step).max() < 1e-4:
             break
     return tuple(float(p) - (n - 1) / 2 for p, n in zip(place, size, strict=True))
