@@ -177,6 +177,17 @@ def test_overlap_raises_the_bound_and_a_flat_psf_has_no_axial_one() -> None:
     assert emitter_bounds(table([(0, 20, 20, 0, 2000)]), Scene(flat, (41, 41), 30.0)).z_nm is None
 
 
+def test_known_light_lowers_the_bound_and_most_where_emitters_overlap() -> None:
+    pair = table([(0, 20, 20, 0, 2000), (0, 21.2, 20, 0, 2000)])
+    lone = table([(0, 20, 20, 0, 2000)])
+    gain = []
+    for emitters in (lone, pair):
+        free, known = (emitter_bounds(emitters, Scene(_GAUSSIAN, (41, 41), 30.0, light_known=k)) for k in (False, True))
+        gain.append(free.x_nm[0] / known.x_nm[0])
+    assert gain[0] == pytest.approx(1, abs=0.01)  # of a symmetric spot, brightness says nothing about the place
+    assert gain[1] > 1.2
+
+
 def test_errors_as_large_as_the_bounds_score_one() -> None:
     rng = np.random.default_rng(0)
     num = 20_000

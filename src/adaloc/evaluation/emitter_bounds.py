@@ -32,12 +32,15 @@ class Scene:
         image_size_px: (H, W) of the camera frame.
         background: photons per px, of every frame (T,) or of all.
         coefficients: Zernike phases and amplitudes by `emitter_id`, for a pupil PSF.
+        light_known: photons and background are known beforehand and only positions are asked for, as the NAIRR-SMLM
+            leaderboard's bound UGIA-F has it. The bound of close pairs is far lower then.
     """
 
     simulation: SimulationConfig
     image_size_px: tuple[int, int]
     background: FloatArray | float
     coefficients: tuple[FloatArray, FloatArray] | None = None
+    light_known: bool = False
 
 
 def emitter_bounds(truth: EmitterTable, scene: Scene) -> Bounds:
@@ -79,10 +82,11 @@ def emitter_bounds(truth: EmitterTable, scene: Scene) -> Bounds:
             magnitude_MK=_of(scene, truth, rows, 1) if needs_coefficients else None,
         )
         information = joint_information(psf, scene.simulation.camera, window)
-        prior = np.full(len(information.matrix_PP), _PRIOR_FACTOR * max(background, 1.0))
+        light = 0.0 if scene.light_known else _PRIOR_FACTOR  # a prior of 0 means known
+        prior = np.full(len(information.matrix_PP), light * max(background, 1.0))
         prior[information.position_M3[:, :2]] = _PRIOR_PX
         prior[information.position_M3[:, 2]] = 0.0 if is_flat else _PRIOR_Z_NM
-        prior[information.photons_MT[:, 0]] = _PRIOR_FACTOR * np.maximum(truth.photons[rows], 1.0)
+        prior[information.photons_MT[:, 0]] = light * np.maximum(truth.photons[rows], 1.0)
         covariance = covariance_with_prior(information.matrix_PP, prior)
         variance_N3[rows] = np.diagonal(covariance)[information.position_M3]
     sigma = np.sqrt(variance_N3)
