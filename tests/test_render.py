@@ -13,6 +13,7 @@ from scipy.stats import norm
 from adaloc.config import PixelSize
 from adaloc.emitters import EmitterTable, empty_table
 from adaloc.errors import DataError
+from adaloc.localize import density as density_module
 from adaloc.localize import render as render_module
 from adaloc.localize.read import read_localizations
 from adaloc.localize.render import render, scale_bar_length_nm, write_png, z_range_nm
@@ -78,6 +79,7 @@ def test_strips_have_no_seams(monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"pixel_size_nm": SQUARE, "image_size_px": (31, 31), "color_by_z": True}
     whole = render(spots, **options)
     monkeypatch.setattr(render_module, "_STRIP_PX", 310 * 13)
+    monkeypatch.setattr(density_module, "_STRIP_PX", 310 * 13)
     np.testing.assert_allclose(render(spots, **options).astype(int), whole.astype(int), atol=1)
 
 

@@ -5,22 +5,21 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from adaloc import __version__
 from adaloc.cli_bench import bench_app
+from adaloc.cli_evaluate import evaluate_app
 from adaloc.cli_files import convert, localize
-from adaloc.cli_guard import console, guarded, parse_pair, parse_pixel_size
+from adaloc.cli_guard import console, guarded
+from adaloc.cli_locs import locs_app
 from adaloc.cli_psf import spline
 from adaloc.config import Config
 from adaloc.config_file import load_config
 from adaloc.errors import ConfigError
 from adaloc.words import Language
-
-Number = TypeVar("Number", int, float)
 
 DEFAULT_CONFIG = Path("training/configs/train_config_adaptive.json")
 
@@ -30,10 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-app.add_typer(bench_app, name="bench")
-app.command()(localize)
-app.command()(convert)
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="JSON config; // comments are allowed.")]
 LanguageOption = Annotated[str, typer.Option("--lang", help="Language of findings in the data: en or zh.")]
@@ -161,42 +156,12 @@ def diagnose(
     print(diagnose_folder(run, language, as_json=as_json, log_only=log_only))
 
 
-@app.command()
-@guarded
-def evaluate(
-    locs: Annotated[Path, typer.Argument(help="Localizations: ThunderSTORM .csv or Picasso .hdf5.")],
-    truth: Annotated[Path, typer.Argument(help="Truth: a sample folder, its emitters.h5, or a challenge .csv.")],
-    pixel_size_nm: Annotated[str | None, typer.Option(help="Camera pixel, nm, where the files do not say.")] = None,
-    image_size_px: Annotated[
-        str | None, typer.Option(help="Field as HEIGHTxWIDTH px, to leave its border out of the count.")
-    ] = None,
-    lateral_nm: Annotated[float, typer.Option(help="Largest lateral distance of a match, nm.")] = 250.0,
-    axial_nm: Annotated[float, typer.Option(help="Largest axial distance of a match, nm.")] = 500.0,
-    border_nm: Annotated[float, typer.Option(help="Border that is left out, nm.")] = 450.0,
-    min_photons: Annotated[float, typer.Option(help="Dimmer emitters are not asked for.")] = 0.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Scores localizations against the truth as the SMLM challenge 2016 does.
-
-    Example: adaloc evaluate locs.csv data/reference/sample_000
-    """
-    from adaloc.evaluation.command import evaluate_files
-
-    size = None if pixel_size_nm is None else parse_pixel_size(pixel_size_nm)
-    field = None if image_size_px is None else parse_pair(image_size_px, "--image-size-px", int)
-    result = evaluate_files(
-        locs, truth, size, field, lateral_nm=lateral_nm, axial_nm=axial_nm, border_nm=border_nm, min_photons=min_photons
-    )
-    if as_json:
-        print(json.dumps(result, indent=2))
-        return
-    table = Table(box=None, show_header=False)
-    for name, value in result.items():
-        table.add_row(name, "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value))
-    console.print(table)
-
-
 app.command()(spline)
+app.command()(localize)
+app.command()(convert)
+app.add_typer(evaluate_app)
+app.add_typer(locs_app)
+app.add_typer(bench_app, name="bench")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -7,7 +7,7 @@ Units: `frame` from 0; `x`, `y` in px with the centre of pixel (row r, column c)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,10 @@ class EmitterTable:
             for field in fields(self)
         }
         return EmitterTable(**columns)
+
+    def with_columns(self, **columns: FloatArray | IntArray | None) -> EmitterTable:
+        """The same rows with some columns replaced, added or, as None, taken away."""
+        return replace(self, **columns)  # type: ignore[arg-type]
 
     def sorted_by_frame(self) -> EmitterTable:
         """The same rows, frames ascending; rows of one frame keep their order."""

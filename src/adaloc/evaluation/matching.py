@@ -1,19 +1,26 @@
 """Which localization belongs to which emitter.
 
-The rule is that of the SMLM challenge 2016 (Sage et al., Nature Methods 16, 387, 2019): within a frame all pairs
-inside the tolerance are taken in the order of their distance, and each row is used once.
+The greedy rule is that of the SMLM challenge 2016 (Sage et al., Nature Methods 16, 387, 2019): within a frame all pairs
+inside the tolerance are taken in the order of their distance, and each row is used once. The optimal one is the
+assignment of the Hungarian method: as many pairs as the tolerance allows, and of those the smallest sum of squares.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from adaloc.config import PixelSize
 from adaloc.emitters import EmitterTable, FloatArray, IntArray
+
+Method = Literal["greedy", "optimal"]
 
 
 @dataclass(frozen=True)
@@ -34,12 +41,13 @@ def match(
     pixel_size_nm: PixelSize,
     lateral_tolerance_nm: float = 250.0,
     axial_tolerance_nm: float | None = 500.0,
+    method: Method = "greedy",
 ) -> Matches:
-    """Pairs localizations with emitters of the same frame, nearest pairs first.
+    """Pairs localizations with emitters of the same frame.
 
     Both tolerances are inclusive and hold separately (a cylinder). Distances are 3D, or 2D where
     `axial_tolerance_nm` is None. Pairs at exactly the same distance are taken in the order of their coordinates,
-    so the result does not depend on the order of the rows.
+    so the greedy result does not depend on the order of the rows.
 
     Args:
         localizations: estimates, any order.
@@ -47,6 +55,8 @@ def match(
         pixel_size_nm: camera pixel, turns x and y into nm.
         lateral_tolerance_nm: largest distance in x, y.
         axial_tolerance_nm: largest distance in z; None ignores z.
+        method: "greedy" takes nearest pairs first, as the challenge does; "optimal" finds the largest number of pairs
+            with the smallest sum of squared distances. Optimal pairs are never fewer.
 
     Returns:
         The pairs, by increasing distance.
@@ -65,7 +75,10 @@ def match(
         distance_sq = lateral_sq + dz**2
     row_l, row_t, distance_sq = row_l[keep], row_t[keep], distance_sq[keep]
     order = np.lexsort((_rank(truth)[row_t], _rank(localizations)[row_l], distance_sq))
-    return _take_greedily(row_l[order], row_t[order], len(localizations), len(truth))
+    row_l, row_t, distance_sq = row_l[order], row_t[order], distance_sq[order]
+    if method == "optimal":
+        return _assign(row_l, row_t, distance_sq, len(localizations), len(truth))
+    return _take_greedily(row_l, row_t, len(localizations), len(truth))
 
 
 def _nm(table: EmitterTable, pixel_size_nm: PixelSize) -> FloatArray:
@@ -105,3 +118,29 @@ def _take_greedily(row_l: IntArray, row_t: IntArray, num_l: int, num_t: int) -> 
             taken.append(index)
     chosen = np.array(taken, np.int64)
     return Matches(localization=row_l[chosen], truth=row_t[chosen])
+
+
+def _assign(row_l: IntArray, row_t: IntArray, distance_sq: FloatArray, num_l: int, num_t: int) -> Matches:
+    """Optimal pairs out of the candidates; what no chain of candidates joins is solved apart."""
+    if len(row_l) == 0:
+        return Matches(row_l, row_t)
+    graph = coo_array((np.ones(len(row_l)), (row_l, num_l + row_t)), shape=(num_l + num_t, num_l + num_t))
+    part = connected_components(graph, directed=False)[1][row_l]
+    order = np.argsort(part, kind="stable")
+    chosen = []
+    for candidates in np.split(order, np.flatnonzero(np.diff(part[order])) + 1):
+        if len(candidates) == 1:
+            chosen.append(candidates[0])
+            continue
+        left, at_left = np.unique(row_l[candidates], return_inverse=True)
+        right, at_right = np.unique(row_t[candidates], return_inverse=True)
+        # One pair too far apart costs more than all allowed ones together: none is taken instead of an allowed one.
+        too_far = 1.0 + float(distance_sq[candidates].max()) * min(len(left), len(right))
+        cost = np.full((len(left), len(right)), too_far)
+        cost[at_left, at_right] = distance_sq[candidates]
+        index = np.full(cost.shape, -1)
+        index[at_left, at_right] = candidates
+        taken = index[linear_sum_assignment(cost)]
+        chosen += taken[taken >= 0].tolist()
+    kept = np.sort(np.array(chosen, np.int64))
+    return Matches(localization=row_l[kept], truth=row_t[kept])

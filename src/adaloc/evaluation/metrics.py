@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from adaloc.config import PixelSize
-from adaloc.emitters import EmitterTable
-from adaloc.evaluation.matching import match
+from adaloc.emitters import EmitterTable, FloatArray, IntArray
+from adaloc.evaluation.matching import Method, match
 
 LATERAL_WEIGHT_PER_NM = 1.0
 AXIAL_WEIGHT_PER_NM = 0.5
@@ -44,7 +44,26 @@ class Evaluation:
     efficiency_3d: float | None
 
 
-def evaluate(
+@dataclass(frozen=True)
+class Scored:
+    """Which rows count, and how far off the pairs are.
+
+    Attributes:
+        localization, truth: rows of the true positives, pair by pair.
+        false_positive: rows of localizations. false_negative: rows of the truth.
+        dx_nm, dy_nm, dz_nm: estimate - truth of each pair; dz_nm is None for 2D data.
+    """
+
+    localization: IntArray
+    truth: IntArray
+    false_positive: IntArray
+    false_negative: IntArray
+    dx_nm: FloatArray
+    dy_nm: FloatArray
+    dz_nm: FloatArray | None
+
+
+def score(
     localizations: EmitterTable,
     truth: EmitterTable,
     *,
@@ -54,8 +73,10 @@ def evaluate(
     axial_tolerance_nm: float | None = 500.0,
     border_nm: float = 450.0,
     min_photons: float = 0.0,
-) -> Evaluation:
-    """Scores localizations against the truth.
+    method: Method = "greedy",
+    cut_border_first: bool = False,
+) -> Scored:
+    """Pairs localizations with the truth and decides what counts.
 
     Everything is paired first, border and dim emitters included; then **the truth decides** what counts:
 
@@ -77,34 +98,82 @@ def evaluate(
         axial_tolerance_nm: largest distance of a pair in z; None for 2D data.
         border_nm: width of the margin that is left out. One that covers the field leaves nothing to count.
         min_photons: emitters with fewer photons in the frame are not asked for.
-
-    Returns:
-        The figures. RMSE lateral is sqrt(sum(dx^2 + dy^2)/TP), which is sqrt(2) larger than the error per axis;
-        efficiency is 100 - sqrt((100 - 100 J)^2 + (a RMSE)^2) with a = 1/nm lateral, 0.5/nm axial, 3D their mean.
+        method: how pairs are found, see `match`.
+        cut_border_first: leave out the rows of both tables that lie in the border before anything is paired, as the
+            challenge's own program does.
     """
+    inside_l = _inside(localizations, pixel_size_nm, image_size_px, border_nm)
+    inside_t = _inside(truth, pixel_size_nm, image_size_px, border_nm)
+    kept_l = np.flatnonzero(inside_l) if cut_border_first else np.arange(len(localizations))
+    kept_t = np.flatnonzero(inside_t) if cut_border_first else np.arange(len(truth))
     pairs = match(
-        localizations,
-        truth,
+        localizations.select(kept_l),
+        truth.select(kept_t),
         pixel_size_nm=pixel_size_nm,
         lateral_tolerance_nm=lateral_tolerance_nm,
         axial_tolerance_nm=axial_tolerance_nm,
+        method=method,
     )
-    asked_for = _inside(truth, pixel_size_nm, image_size_px, border_nm) & (truth.photons >= min_photons)
-    unpaired = np.ones(len(localizations), bool)
-    unpaired[pairs.localization] = False
-    counted = asked_for[pairs.truth]
-    true_positives = int(counted.sum())
-    false_positives = int((unpaired & _inside(localizations, pixel_size_nm, image_size_px, border_nm)).sum())
-    false_negatives = int(asked_for.sum()) - true_positives
+    row_l, row_t = kept_l[pairs.localization], kept_t[pairs.truth]
+    asked_for = inside_t & (truth.photons >= min_photons)
+    counted = asked_for[row_t]
+    extra, missed = inside_l.copy(), asked_for.copy()
+    extra[row_l] = False  # also those paired with an emitter that is not asked for
+    row_l, row_t = row_l[counted], row_t[counted]
+    missed[row_t] = False
+    return Scored(
+        localization=row_l,
+        truth=row_t,
+        false_positive=np.flatnonzero(extra),
+        false_negative=np.flatnonzero(missed),
+        dx_nm=(localizations.x[row_l] - truth.x[row_t]) * pixel_size_nm.x,
+        dy_nm=(localizations.y[row_l] - truth.y[row_t]) * pixel_size_nm.y,
+        dz_nm=None if axial_tolerance_nm is None else localizations.z[row_l] - truth.z[row_t],
+    )
 
-    found, emitters = localizations.select(pairs.localization[counted]), truth.select(pairs.truth[counted])
-    dx_nm = (found.x - emitters.x) * pixel_size_nm.x
-    dy_nm = (found.y - emitters.y) * pixel_size_nm.y
+
+def evaluate(
+    localizations: EmitterTable,
+    truth: EmitterTable,
+    *,
+    pixel_size_nm: PixelSize,
+    image_size_px: tuple[int, int] | None,
+    lateral_tolerance_nm: float = 250.0,
+    axial_tolerance_nm: float | None = 500.0,
+    border_nm: float = 450.0,
+    min_photons: float = 0.0,
+    method: Method = "greedy",
+    cut_border_first: bool = False,
+) -> Evaluation:
+    """Scores localizations against the truth: `score`, whose arguments these are, and then `summarize`."""
+    return summarize(
+        score(
+            localizations,
+            truth,
+            pixel_size_nm=pixel_size_nm,
+            image_size_px=image_size_px,
+            lateral_tolerance_nm=lateral_tolerance_nm,
+            axial_tolerance_nm=axial_tolerance_nm,
+            border_nm=border_nm,
+            min_photons=min_photons,
+            method=method,
+            cut_border_first=cut_border_first,
+        )
+    )
+
+
+def summarize(scored: Scored) -> Evaluation:
+    """The figures of what was scored.
+
+    RMSE lateral is sqrt(sum(dx^2 + dy^2)/TP), which is sqrt(2) larger than the error per axis; efficiency is
+    100 - sqrt((100 - 100 J)^2 + (a RMSE)^2) with a = 1/nm lateral, 0.5/nm axial, 3D their mean.
+    """
+    true_positives, false_positives = len(scored.truth), len(scored.false_positive)
+    false_negatives = len(scored.false_negative)
     # Without z there is no axial error: an empty array makes its figures None, as without true positives.
-    dz_nm = np.empty(0) if axial_tolerance_nm is None else found.z - emitters.z
-
+    dz_nm = np.empty(0) if scored.dz_nm is None else scored.dz_nm
     jaccard = _fraction(true_positives, true_positives + false_positives + false_negatives)
-    rmse_lateral_nm = _root_mean(dx_nm**2 + dy_nm**2)
+    rmse_lateral_nm = _root_mean(scored.dx_nm**2 + scored.dy_nm**2)
     rmse_axial_nm = _root_mean(dz_nm**2)
     lateral = _efficiency(jaccard, rmse_lateral_nm, LATERAL_WEIGHT_PER_NM)
     axial = _efficiency(jaccard, rmse_axial_nm, AXIAL_WEIGHT_PER_NM)
@@ -119,8 +188,8 @@ def evaluate(
         recall=_fraction(true_positives, true_positives + false_negatives),
         rmse_lateral_nm=rmse_lateral_nm,
         rmse_axial_nm=rmse_axial_nm,
-        bias_x_nm=_mean(dx_nm),
-        bias_y_nm=_mean(dy_nm),
+        bias_x_nm=_mean(scored.dx_nm),
+        bias_y_nm=_mean(scored.dy_nm),
         bias_z_nm=_mean(dz_nm),
         efficiency_lateral=lateral,
         efficiency_axial=axial,

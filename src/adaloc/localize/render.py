@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import tifffile
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
-from scipy.ndimage import gaussian_filter
 
 from adaloc.config import PixelSize
-from adaloc.emitters import EmitterTable, FloatArray
-from adaloc.errors import DataError
+from adaloc.emitters import EmitterTable
 from adaloc.files import atomic_path
+from adaloc.localize.density import Planes, planes
 
 RGBArray = npt.NDArray[np.uint8]
-PlaneArray = npt.NDArray[np.float32]
 
-MAX_SIDE_PX = 20_000
-DEFAULT_BLUR_NM = 10.0
-"""Width of a localization whose uncertainty is not known: what good single-molecule data reach."""
-_STRIP_PX = 8_000_000  # pixels that are worked on at a time; bounds the memory besides the image itself
-_NUM_BLUR_CLASSES = 8
+_STRIP_PX = 8_000_000  # pixels that are coloured at a time
+_BIGTIFF_BYTES = 4_000_000_000
 _SATURATED_SHARE = 0.03  # of the occupied pixels
 _GAMMA = 0.7  # lifts thin structures out of the black
 _MIN_SIDE_FOR_BAR_PX = 100
@@ -72,30 +66,62 @@ def render(
     Raises:
         DataError: when the image would have more than 20,000 px on a side.
     """
-    shape = _image_shape(table, pixel_size_nm, image_size_px, render_pixel_nm)
-    spots = _spots(table, pixel_size_nm, render_pixel_nm, blur_nm, shape)
-    low, high = z_limits_nm or z_range_nm(table)
-    density = np.empty(shape, np.float32)
-    hue = np.zeros(shape, np.uint8) if color_by_z else None
-    for rows, margin in _strips(shape, spots):
-        strip = _accumulate(spots, None, rows, margin, shape[1])
-        density[rows] = strip
-        if hue is not None:
-            depth = _accumulate(spots, spots.z, rows, margin, shape[1])
-            with np.errstate(invalid="ignore", divide="ignore"):
-                level = (depth / strip - low) / (high - low)
-            hue[rows] = np.round(255 * np.clip(np.nan_to_num(level), 0, 1))
+    drawn = planes(
+        table,
+        pixel_size_nm=pixel_size_nm,
+        image_size_px=image_size_px,
+        render_pixel_nm=render_pixel_nm,
+        blur_nm=blur_nm,
+        with_depth=color_by_z,
+    )
+    return colored(drawn, z_limits_nm or z_range_nm(table))
 
-    white = _white_level(density, spots)
-    palette = _depth_palette() if color_by_z else _density_palette()
-    rgb = np.empty((*shape, 3), np.uint8)
-    for rows, _ in _strips(shape, spots):
-        brightness = np.clip(density[rows] / white, 0, 1) ** _GAMMA
-        if hue is None:
+
+def colored(drawn: Planes, z_limits_nm: tuple[float, float]) -> RGBArray:
+    """Brightness and colour of planes, as `render` describes them; without depth the limits mean nothing."""
+    low, high = z_limits_nm
+    white = _white_level(drawn)
+    palette = _density_palette() if drawn.depth_nm is None else _depth_palette()
+    rgb = np.empty((*drawn.density.shape, 3), np.uint8)
+    height = max(1, _STRIP_PX // drawn.density.shape[1])
+    for start in range(0, len(rgb), height):
+        rows = slice(start, start + height)
+        brightness = np.clip(drawn.density[rows] / white, 0, 1) ** _GAMMA
+        if drawn.depth_nm is None:
             rgb[rows] = palette[np.round(255 * brightness).astype(np.uint8)]
         else:
-            rgb[rows] = np.round(brightness[..., None] * palette[hue[rows]])
+            level = np.clip(np.nan_to_num((drawn.depth_nm[rows] - low) / (high - low)), 0, 1)
+            rgb[rows] = np.round(brightness[..., None] * palette[np.round(255 * level).astype(np.uint8)])
     return rgb
+
+
+def write_ome_tiff(path: Path, drawn: Planes, render_pixel_nm: float) -> None:
+    """Writes the numbers, not the colours: an OME-TIFF of float32 with the pixel size, atomically.
+
+    The first channel is localizations per pixel; the second, where there is one, the mean z in nm, NaN where nothing
+    is. BigTIFF above 4 GB, compressed without loss.
+
+    Raises:
+        AdalocError: when the file cannot be written.
+    """
+    channels = [drawn.density] if drawn.depth_nm is None else [drawn.density, drawn.depth_nm]
+    names = ["localizations per pixel", "mean z (nm)"][: len(channels)]
+    metadata = {
+        "axes": "CYX",
+        "Channel": {"Name": names},
+        **{f"PhysicalSize{axis}": render_pixel_nm for axis in "XY"},
+        **{f"PhysicalSize{axis}Unit": "nm" for axis in "XY"},
+    }
+    with atomic_path(path) as temporary:
+        tifffile.imwrite(
+            temporary,
+            np.stack(channels),
+            ome=True,
+            bigtiff=sum(c.nbytes for c in channels) > _BIGTIFF_BYTES,
+            photometric="minisblack",
+            compression="zlib",
+            metadata=metadata,
+        )
 
 
 def write_png(
@@ -132,108 +158,11 @@ def write_png(
         image.save(temporary, format="PNG", dpi=(dots_per_inch, dots_per_inch), pnginfo=info)
 
 
-# --- Drawing ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Spots:
-    """Localizations in image pixels, ascending rows; `blur_px[blur_class]` is the sigma of each."""
-
-    row: npt.NDArray[np.int64]
-    column: npt.NDArray[np.int64]
-    z: FloatArray
-    blur_class: npt.NDArray[np.int64]
-    blur_px: FloatArray
-
-
-def _image_shape(
-    table: EmitterTable, pixel_size_nm: PixelSize, image_size_px: tuple[int, int] | None, render_pixel_nm: float
-) -> tuple[int, int]:
-    if image_size_px is None:
-        far_y, far_x = (max(0.0, column.max(initial=0.0)) for column in (table.y, table.x))
-        image_size_px = (math.floor(far_y + 0.5) + 1, math.floor(far_x + 0.5) + 1)
-    height_nm, width_nm = image_size_px[0] * pixel_size_nm.y, image_size_px[1] * pixel_size_nm.x
-    # Rounding must not add a row to a height that is whole.
-    rows, columns = (max(1, math.ceil(side / render_pixel_nm - 1e-6)) for side in (height_nm, width_nm))
-    if max(rows, columns) > MAX_SIDE_PX:
-        fitting = math.ceil(max(height_nm, width_nm) / MAX_SIDE_PX)
-        raise DataError(
-            f"The image would have {columns} x {rows} px, and {MAX_SIDE_PX} on a side is the limit. "
-            f"Choose render pixels of {fitting} nm or more instead of {render_pixel_nm:g} nm, or render a part."
-        )
-    return rows, columns
-
-
-def _spots(
-    table: EmitterTable,
-    pixel_size_nm: PixelSize,
-    render_pixel_nm: float,
-    blur_nm: float | None,
-    shape: tuple[int, int],
-) -> _Spots:
-    row = np.floor((table.y + 0.5) * pixel_size_nm.y / render_pixel_nm).astype(np.int64)
-    column = np.floor((table.x + 0.5) * pixel_size_nm.x / render_pixel_nm).astype(np.int64)
-    inside = np.flatnonzero((row >= 0) & (row < shape[0]) & (column >= 0) & (column < shape[1]))
-    order = inside[np.argsort(row[inside], kind="stable")]
-    widths_nm = _widths_nm(table, pixel_size_nm, render_pixel_nm) if blur_nm is None else np.full(len(table), blur_nm)
-    blur_class, class_nm = _blur_classes(widths_nm[order])
-    return _Spots(row[order], column[order], table.z[order], blur_class, class_nm / render_pixel_nm)
-
-
-def _widths_nm(table: EmitterTable, pixel_size_nm: PixelSize, at_least_nm: float) -> FloatArray:
-    if table.x_sigma is None or table.y_sigma is None:
-        return np.full(len(table), max(DEFAULT_BLUR_NM, at_least_nm))
-    lateral = np.sqrt(((table.x_sigma * pixel_size_nm.x) ** 2 + (table.y_sigma * pixel_size_nm.y) ** 2) / 2)
-    return np.maximum(np.where(np.isfinite(lateral), lateral, DEFAULT_BLUR_NM), at_least_nm)
-
-
-def _blur_classes(widths_nm: FloatArray) -> tuple[npt.NDArray[np.int64], FloatArray]:
-    """A few widths in equal ratios, and which of them each localization gets.
-
-    One filter per class replaces one Gaussian per localization. The widest and narrowest 2 % take the outer classes:
-    a fit that went astray would otherwise cost the most and be seen the least.
-    """
-    if len(widths_nm) == 0:
-        return np.empty(0, np.int64), np.zeros(1)
-    low, high = np.percentile(widths_nm, [2, 98])
-    if high <= low:
-        return np.zeros(len(widths_nm), np.int64), np.array([low])
-    classes = np.geomspace(low, high, _NUM_BLUR_CLASSES)
-    step = math.log(high / low) / (_NUM_BLUR_CLASSES - 1)
-    nearest = np.round(np.log(np.clip(widths_nm, low, high) / low) / step)
-    return nearest.astype(np.int64), classes
-
-
-def _strips(shape: tuple[int, int], spots: _Spots) -> Iterator[tuple[slice, int]]:
-    """Blocks of rows, and how many rows around them can shine into them."""
-    margin = math.ceil(4 * float(spots.blur_px.max())) + 1
-    height = max(_STRIP_PX // shape[1], margin)
-    for start in range(0, shape[0], height):
-        yield slice(start, min(start + height, shape[0])), margin
-
-
-def _accumulate(spots: _Spots, weights: FloatArray | None, rows: slice, margin: int, width: int) -> PlaneArray:
-    """Sum of the spots' Gaussians over a strip, each times its weight."""
-    top, bottom = rows.start - margin, rows.stop + margin
-    first, last = np.searchsorted(spots.row, [top, bottom])
-    strip = np.zeros((bottom - top, width), np.float32)
-    for index, blur_px in enumerate(spots.blur_px):
-        chosen = first + np.flatnonzero(spots.blur_class[first:last] == index)
-        if len(chosen) == 0:
-            continue
-        flat = (spots.row[chosen] - top) * width + spots.column[chosen]
-        weight = None if weights is None else weights[chosen]
-        plane = np.bincount(flat, weight, minlength=strip.size).reshape(strip.shape).astype(np.float32)
-        strip += gaussian_filter(plane, blur_px, mode="constant", truncate=4.0) if blur_px > 0 else plane
-    return strip[margin : bottom - top - margin]
-
-
-def _white_level(density: PlaneArray, spots: _Spots) -> float:
+def _white_level(drawn: Planes) -> float:
     """Density shown as full brightness. Only pixels that hold a localization are asked: most of an image is empty."""
-    occupied = np.unique(spots.row * density.shape[1] + spots.column)
-    if len(occupied) == 0:
+    if len(drawn.occupied) == 0:
         return 1.0
-    return float(np.quantile(density.reshape(-1)[occupied], 1 - _SATURATED_SHARE))
+    return float(np.quantile(drawn.density.reshape(-1)[drawn.occupied], 1 - _SATURATED_SHARE))
 
 
 # --- Colours ----------------------------------------------------------------------------------------------------
