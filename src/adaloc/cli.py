@@ -12,6 +12,7 @@ from rich.table import Table
 
 from adaloc import __version__
 from adaloc.cli_bench import bench_app
+from adaloc.cli_camera import CameraMapsOption, CameraOriginOption, camera_map
 from adaloc.cli_guard import console, guarded, parse_pair
 from adaloc.config import Config, PixelSize
 from adaloc.config_file import load_config
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 
 app.add_typer(bench_app, name="bench")
+app.command()(camera_map)
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="JSON config; // comments are allowed.")]
 LanguageOption = Annotated[str, typer.Option("--lang", help="Language of findings in the data: en or zh.")]
@@ -171,6 +173,8 @@ def localize(
     ] = None,
     render_pixel_nm: Annotated[float, typer.Option(help="Pixel of the image, nm.", min=0.5, max=1000)] = 10.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    camera_maps: CameraMapsOption = None,
+    camera_origin: CameraOriginOption = None,
 ) -> None:
     """Localizes the molecules of a movie.
 
@@ -179,7 +183,8 @@ def localize(
     from adaloc.localize.command import localize_movie
 
     size = None if pixel_size_nm is None else parse_pixel_size(pixel_size_nm)
-    localize_movie(model, movie, out, render, threshold, size, render_pixel_nm, device, console)
+    origin = None if camera_origin is None else parse_pair(camera_origin, "--camera-origin", int)
+    localize_movie(model, movie, out, render, threshold, size, render_pixel_nm, device, console, camera_maps, origin)
 
 
 @app.command()

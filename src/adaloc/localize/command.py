@@ -22,6 +22,7 @@ from adaloc.models.device import choose_device
 from adaloc.models.model_file import Model, load_model
 from adaloc.progress import ProgressLine
 from adaloc.simulation.camera import to_photons
+from adaloc.simulation.camera_maps import maps_of_movie
 
 _SIGMA_PER_WAVELENGTH_OVER_NA = 0.21  # Gaussian that fits the in-focus Airy disk best (Zhang et al. 2007)
 _PIXEL_SIZE_TOLERANCE = 0.02
@@ -38,6 +39,8 @@ def localize_movie(
     render_pixel_nm: float,
     device: str,
     console: Console,
+    camera_maps: Path | None = None,
+    camera_origin_px: tuple[int, int] | None = None,
 ) -> EmitterTable:
     """Localizes a movie and writes ThunderSTORM CSV, Picasso HDF5 and, when asked, the rendered image.
 
@@ -51,9 +54,12 @@ def localize_movie(
         render_pixel_nm: pixel of the image.
         device: name of a device.
         console: where messages go.
+        camera_maps: of an sCMOS; None takes those that the model was trained with, if any.
+        camera_origin_px: (row, column) of the maps at which the movie's first pixel lies; None: maps and movie have one
+            size.
 
     Raises:
-        AdalocError: when a file cannot be read or written.
+        AdalocError: when movie and camera maps do not fit, or a file cannot be read or written.
     """
     if out.suffix.lower() not in (".csv", ".hdf5", ".h5"):
         raise ConfigError(f"--out {out}: write a name that ends in .csv or .hdf5; both files are written.")
@@ -63,11 +69,12 @@ def localize_movie(
     model.network.to(choose_device(device))
     movie_path = find_movie(movie_path) if movie_path.is_dir() else movie_path
     frames = read_movie(movie_path)
+    maps = maps_of_movie(model.config.simulation.camera, camera_maps, camera_origin_px, frames.shape[1:])
     for warning in mismatches(model, frames, movie_pixel_size(movie_path), pixel_size_nm):
         console.print(f"[yellow]Warning:[/yellow] {warning}", soft_wrap=True)
     pixel_size = pixel_size_nm or model.config.simulation.optics.pixel_size_nm
     with ProgressLine(console, "localizing", len(frames), "frames") as line:
-        table = localize_frames(model, frames, threshold=threshold, on_progress=line.update)
+        table = localize_frames(model, frames, threshold=threshold, maps=maps, on_progress=line.update)
     is_3d = model.scaling.varies[Z]
     sigma = spot_sigma_nm(model.config.simulation)
     csv = out if out.suffix.lower() == ".csv" else out.with_suffix(".csv")

@@ -8,6 +8,7 @@ read; everything behind that works as with a uniform camera.
 from __future__ import annotations
 
 import functools
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from adaloc.config import CameraConfig
 from adaloc.emitters import FloatArray
-from adaloc.errors import DataError
+from adaloc.errors import ConfigError, DataError
 from adaloc.files import atomic_path
 
 _NAMES = ("offset_adu", "variance_adu2", "gain_e_per_adu")
@@ -109,9 +110,35 @@ def maps_of(camera: CameraConfig) -> CameraMaps | None:
     if camera.maps is None:
         return None
     if not camera.maps.is_file():
-        raise DataError(f"The camera maps {camera.maps} (simulation.camera.maps) do not exist.")
+        raise DataError(
+            f"The camera maps {camera.maps} (simulation.camera.maps) do not exist. Put the file there, or name another "
+            "one (adaloc localize: --camera-maps PATH)."
+        )
     stat = camera.maps.stat()
     return _cached(camera.maps, stat.st_mtime_ns, stat.st_size)
+
+
+def maps_of_movie(
+    camera: CameraConfig, path: Path | None, origin_px: tuple[int, int] | None, size_px: tuple[int, int]
+) -> CameraMaps | None:
+    """The maps under a movie's pixels; None for a uniform camera.
+
+    Args:
+        camera: of the config or model; its maps are taken where `path` is None.
+        path: maps of the camera that took the movie.
+        origin_px: (row, column) of the maps at which the movie's first pixel lies; None: both have one size.
+        size_px: (height, width) of the movie.
+
+    Raises:
+        ConfigError: when an origin is given and there are no maps.
+        DataError: when the maps cannot be read, or movie and maps do not fit.
+    """
+    maps = maps_of(camera) if path is None else read_camera_maps(path)
+    if maps is None:
+        if origin_px is not None:
+            raise ConfigError("--camera-origin says where the movie lies in camera maps. Give them with --camera-maps.")
+        return None
+    return maps.fitting(size_px) if origin_px is None else maps.cut(origin_px, size_px)
 
 
 def uniform_camera(camera: CameraConfig) -> CameraConfig:
@@ -168,11 +195,13 @@ def from_storm_analysis(path: Path, baseline_adu: float, *, transpose: bool) -> 
         DataError: when it is not such a file.
     """
     try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with warnings.catch_warnings():  # numpy says of a file from Python 2 that it took longer to read
+            warnings.simplefilter("ignore", UserWarning)
+            values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
         raise DataError(
-            f"{path} cannot be read as an array of storm-analysis: {error}. A calibration that holds a Python list is "
-            "not opened, since it could execute code; save its three maps with numpy.save(path, numpy.stack(maps[:3]))."
+            f"{path} cannot be read as an .npy array. A calibration that is kept as a Python list is not opened, since "
+            "it could execute code: save its three maps with numpy.save(PATH, numpy.stack(maps[:3]))."
         ) from None
     if not isinstance(values, np.ndarray) or values.ndim != 3 or len(values) != 3 or values.dtype.kind not in "uif":
         raise DataError(f"{path} is no calibration of storm-analysis: expected three maps (3, X, Y).")
@@ -208,7 +237,7 @@ def _refuse_impossible(maps: CameraMaps, source: str) -> None:
     shapes = {values.shape for values in maps._arrays()}
     if len(shapes) != 1 or maps.offset_adu.ndim != 2 or maps.offset_adu.size == 0:
         raise DataError(f"The camera maps {source} have the shapes {sorted(shapes)}; expected (H, W), all the same.")
+    if (maps.gain_e_per_adu <= 0).any() or (maps.variance_adu2 < 0).any():
+        raise DataError(f"The camera maps {source} hold a gain of 0 or a negative variance. {_CHANGED}")
     if not all(np.isfinite(values).all() for values in maps._arrays()):
         raise DataError(f"The camera maps {source} hold values that are not finite. {_CHANGED}")
-    if not (maps.gain_e_per_adu > 0).all() or not (maps.variance_adu2 >= 0).all():
-        raise DataError(f"The camera maps {source} hold a gain of 0 or a negative variance. {_CHANGED}")

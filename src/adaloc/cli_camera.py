@@ -1,0 +1,56 @@
+"""`adaloc camera-map`, and the options that name a camera's maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from adaloc.cli_guard import console, escape, guarded
+
+CameraMapsOption = Annotated[
+    Path | None,
+    typer.Option("--camera-maps", help="Maps of the sCMOS that took the movie. Default: those of the config or model."),
+]
+CameraOriginOption = Annotated[
+    str | None,
+    typer.Option("--camera-origin", help="ROWxCOLUMN of the maps at which the movie's first pixel lies, from 0."),
+]
+
+
+@guarded
+def camera_map(
+    calibration: Annotated[Path, typer.Argument(help="Calibration of storm-analysis: .npy of (3, X, Y).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="HDF5 file for simulation.camera.maps and --camera-maps.")],
+    transpose: Annotated[
+        bool, typer.Option("--transpose", help="Exchange rows and columns, as calibrations with x first need.")
+    ] = False,
+    baseline_adu: Annotated[
+        float, typer.Option("--baseline-adu", help="Added to the offsets, where they are counted from a baseline.")
+    ] = 0.0,
+) -> None:
+    """Converts the camera calibration of storm-analysis (gain in ADU per electron) to camera maps.
+
+    Example: adaloc camera-map calib.npy -o maps.h5 --transpose --baseline-adu 100
+    """
+    from adaloc.simulation.camera_maps import from_storm_analysis, write_camera_maps
+
+    maps = from_storm_analysis(calibration, baseline_adu, transpose=transpose)
+    write_camera_maps(out, maps)
+    height, width = maps.size_px
+    offset, noise, gain = (float(np.median(v)) for v in (maps.offset_adu, maps.read_noise_e, maps.gain_e_per_adu))
+    noisy = float((maps.read_noise_e > 3 * noise).mean())
+    console.print(
+        f"{escape(out)}: {height} x {width} px; medians: offset {offset:.4g} ADU, read noise {noise:.3g} e, gain "
+        f"{gain:.4g} e/ADU; {noisy:.2%} of the pixels have over three times that noise",
+        soft_wrap=True,
+        highlight=False,
+    )
+    if offset < 10:
+        console.print(
+            "[yellow]Warning:[/yellow] such a small offset is usually counted from a baseline of 100 ADU. Add it with "
+            "--baseline-adu 100.",
+            soft_wrap=True,
+        )
