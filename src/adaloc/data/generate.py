@@ -116,6 +116,11 @@ def sample_name(index: int) -> str:
     return f"sample_{index:03d}"
 
 
+def field_map_of(config: Config) -> FieldMap | None:
+    """The random field map of a config's seed; None for a PSF without Zernike coefficients."""
+    return _make_field_map(config, None)
+
+
 def _make_field_map(config: Config, zmap: Path | None) -> FieldMap | None:
     psf = config.simulation.psf
     if not isinstance(psf, PupilPSFConfig):
