@@ -1,4 +1,4 @@
-"""`adaloc camera-map`, and the options that name a camera's maps."""
+"""`adaloc camera-map`, `adaloc check --movie`, and the options that name a camera's maps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from adaloc.cli_guard import console, escape, guarded
+from adaloc.cli_guard import console, escape, guarded, parse_pair
+from adaloc.config import Config
+from adaloc.words import Language
 
 CameraMapsOption = Annotated[
     Path | None,
@@ -18,6 +20,24 @@ CameraOriginOption = Annotated[
     str | None,
     typer.Option("--camera-origin", help="ROWxCOLUMN of the maps at which the movie's first pixel lies, from 0."),
 ]
+
+MovieOption = Annotated[Path | None, typer.Option("--movie", help="Compare this movie with the config.")]
+PlotOption = Annotated[Path | None, typer.Option("--plot", help="With --movie: write its histograms, a PNG.")]
+
+
+def check_one_movie(
+    config: Config,
+    movie: Path,
+    language: Language,
+    plot: Path | None,
+    camera_maps: Path | None,
+    camera_origin: str | None,
+) -> None:
+    """`adaloc check --movie`."""
+    from adaloc.movie_command import show_movie_check
+
+    origin = None if camera_origin is None else parse_pair(camera_origin, "--camera-origin", int)
+    show_movie_check(config, movie, language, console, plot=plot, camera_maps=camera_maps, camera_origin_px=origin)
 
 
 @guarded

@@ -132,6 +132,8 @@ def judge_movie(
     gain_holds = not converted and (of_camera is None or of_camera.cause == "camera_baseline")
     level = (movie.level_adu - camera.baseline_adu) * photons_per_adu(camera)
     light = _light(movie, reference, config, gain_holds=gain_holds)
+    if of_camera is not None and of_camera.cause == "em_gain":
+        light = []  # so far from the config that its movies say nothing about this one's light
     # Where spots lie closer than the config says, their light is what is seen between them.
     crowded = any(f.cause == "density" and float(f.evidence["density_per_um2"]) > density_of(config) for f in light)
     if of_camera is None and not converted:

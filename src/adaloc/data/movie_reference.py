@@ -26,16 +26,24 @@ _LARGEST_SIDE_PX = 64  # statistics grow no better with a wider field than the t
 _MOST_FRAMES = 100
 _FIRST_INDEX = 1_000_000  # beyond the samples of any data set of the same seed
 _LEAST_SPREAD = 0.01
+_EXAMPLE_FRAMES = 20
 SPREAD_OF_FEW = 1.3
 """Three standard deviations of a normal variable, seen from six others, have the chance of 3.9 (Student)."""
 
 
 @dataclass(frozen=True)
 class Simulated:
-    """One simulated movie: what was measured, and its true background in photons per px, mean over movie."""
+    """One simulated movie.
+
+    Attributes:
+        facts: what was measured.
+        background_photons: its true background per px, mean over the movie.
+        example_THW: its first frames, ADU of the uniform camera.
+    """
 
     facts: MovieFacts
     background_photons: float
+    example_THW: npt.NDArray[np.generic]
 
 
 @dataclass(frozen=True)
@@ -125,4 +133,4 @@ def simulated_movies(
             frames: npt.NDArray[np.generic] = made.frames_THW[:length]
             if maps is not None and made.camera_origin_px is not None:
                 frames = maps.cut(made.camera_origin_px, (side, side)).to_uniform(frames, camera)
-            yield Simulated(measure_movie(frames), float(made.background_T[:length].mean()))
+            yield Simulated(measure_movie(frames), float(made.background_T[:length].mean()), frames[:_EXAMPLE_FRAMES])
