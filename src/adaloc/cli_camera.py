@@ -10,6 +10,7 @@ import typer
 
 from adaloc.cli_guard import console, escape, guarded, parse_pair
 from adaloc.config import Config
+from adaloc.errors import ConfigError
 from adaloc.words import Language
 
 CameraMapsOption = Annotated[
@@ -50,14 +51,17 @@ def camera_map(
     baseline_adu: Annotated[
         float, typer.Option("--baseline-adu", help="Added to the offsets, where they are counted from a baseline.")
     ] = 0.0,
+    gain_unit: Annotated[str, typer.Option("--gain-unit", help="Of the file's gain: ADU/e or e/ADU.")] = "ADU/e",
 ) -> None:
-    """Converts the camera calibration of storm-analysis (gain in ADU per electron) to camera maps.
+    """Converts the camera calibration of storm-analysis to camera maps.
 
     Example: adaloc camera-map calib.npy -o maps.h5 --transpose --baseline-adu 100
     """
-    from adaloc.simulation.camera_maps import from_storm_analysis, write_camera_maps
+    from adaloc.simulation.camera_maps import from_storm_analysis, read_noise_looks_inverted, write_camera_maps
 
-    maps = from_storm_analysis(calibration, baseline_adu, transpose=transpose)
+    if gain_unit not in ("ADU/e", "e/ADU"):
+        raise ConfigError(f"--gain-unit {gain_unit} is not known. Choose ADU/e or e/ADU.")
+    maps = from_storm_analysis(calibration, baseline_adu, transpose=transpose, gain_unit=gain_unit)  # type: ignore[arg-type]
     write_camera_maps(out, maps)
     height, width = maps.size_px
     offset, noise, gain = (float(np.median(v)) for v in (maps.offset_adu, maps.read_noise_e, maps.gain_e_per_adu))
@@ -68,6 +72,14 @@ def camera_map(
         soft_wrap=True,
         highlight=False,
     )
+    if read_noise_looks_inverted(maps):
+        other = "e/ADU" if gain_unit == "ADU/e" else "ADU/e"
+        console.print(
+            f"[yellow]Warning:[/yellow] a read noise of {noise:.2g} e is not an sCMOS's, but with the inverse gain it "
+            f"would be. The file's gain is probably in {other}: use --gain-unit {other}, and look at adaloc check "
+            "--movie.",
+            soft_wrap=True,
+        )
     if offset < 10:
         console.print(
             "[yellow]Warning:[/yellow] such a small offset is usually counted from a baseline of 100 ADU. Add it with "

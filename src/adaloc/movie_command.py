@@ -74,11 +74,11 @@ def _show(check: MovieCheck, path: Path, language: Language, console: Console) -
     table = Table(box=None, pad_edge=False)
     for column, (title, justify) in enumerate(zip(HEADER, ("left", "right", "right", "left"), strict=True)):
         table.add_column(title[at], justify=justify, style="yellow" if column == 3 else None)  # type: ignore[arg-type]
-    for row in check.report.rows:
+    for row in check.rows:
         table.add_row(*table_line(row, language))
     console.print(table, highlight=False)
-    for finding in check.report.findings:
+    for finding in check.findings:
         text = describe(finding, language).replace("[", r"\[")
         console.print(f"[yellow]{WARNING[at]}[/yellow] {text}", soft_wrap=True, highlight=False)
-    if not check.report.findings:
+    if not check.findings:
         console.print(FITS[at])

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from adaloc.config import Config, PixelSize
-from adaloc.data.movie_findings import MovieReport, judge_movie, look_at_numbers
+from adaloc.config import CameraConfig, Config, PixelSize
+from adaloc.data.finding import Finding
+from adaloc.data.movie_findings import judge_movie, look_at_numbers
 from adaloc.data.movie_measure import MovieFacts, measure_movie
 from adaloc.data.movie_reference import Reference, simulate_reference
+from adaloc.data.movie_table import Row, movie_table
 from adaloc.data.sample_folder import read_movie
 from adaloc.emitters import IntArray
 from adaloc.errors import DataError
@@ -21,6 +23,7 @@ SMALLEST_SIDE_PX = 16
 _LARGEST_SIDE_PX = 256
 _MOST_PIXELS = 4_000_000  # about two seconds of one core
 _MOST_FRAMES = 200
+_GLANCE_FRAMES = 40
 _RUN_FRAMES = 20  # taken together, since the noise is told from successive frames
 
 
@@ -32,7 +35,8 @@ class MovieCheck:
         raw_THW: the numbers of the file that were looked at: some frames, the middle of large ones.
         frame_ix_T: which frames these are.
         uniform_THW: the same as the config's uniform camera would have given them, ADU; of a camera without maps equal.
-        facts: of the movie. reference: of movies of the config. report: what does not fit.
+        facts: of the movie. reference: of movies of the config.
+        findings: what does not fit. rows: the numbers side by side.
         num_frames, size_px: of the whole movie.
     """
 
@@ -41,7 +45,8 @@ class MovieCheck:
     uniform_THW: npt.NDArray[np.generic]
     facts: MovieFacts
     reference: Reference
-    report: MovieReport
+    findings: list[Finding]
+    rows: list[Row]
     num_frames: int
     size_px: tuple[int, int]
 
@@ -80,8 +85,20 @@ def check_movie(
     uniform = raw if maps is None else maps.cut((top, left), size).to_uniform(raw, config.simulation.camera)
     facts = measure_movie(uniform, index)
     reference = simulate_reference(config, len(index), size)
-    report = judge_movie(look_at_numbers(raw), raw.size, facts, reference, config, pixel_nm)
-    return MovieCheck(raw, index, uniform, facts, reference, report, num_frames, (height, width))
+    findings = judge_movie(look_at_numbers(raw), raw.size, facts, reference, config, pixel_nm)
+    rows = movie_table(facts, reference, config, findings)
+    return MovieCheck(raw, index, uniform, facts, reference, findings, rows, num_frames, (height, width))
+
+
+def glance(movie_THW: npt.NDArray[np.generic], maps: CameraMaps | None, camera: CameraConfig) -> MovieFacts | None:
+    """The measurements alone, of fewer frames; None for frames too small to be judged."""
+    num_frames, height, width = movie_THW.shape
+    if min(height, width) < SMALLEST_SIDE_PX:
+        return None
+    top, left, size = _middle(height, width)
+    index = chosen_frames(num_frames, size[0] * size[1])[:_GLANCE_FRAMES]
+    raw = movie_THW[index, top : top + size[0], left : left + size[1]]
+    return measure_movie(raw if maps is None else maps.cut((top, left), size).to_uniform(raw, camera), index)
 
 
 def chosen_frames(num_frames: int, num_pixels: int) -> IntArray:

@@ -19,7 +19,6 @@ from adaloc.data.movie_measure import MovieFacts
 from adaloc.data.movie_reference import (
     SPREAD_OF_FEW,
     Reference,
-    Simulated,
     Typical,
     noise_ratio,
     photons_per_adu,
@@ -37,8 +36,10 @@ _BACKGROUND_FACTOR = 1.4
 _BACKGROUND_STDS = 2.0
 _BACKGROUND_PHOTONS = 2.0
 _PIXEL_SIZE_FACTOR = 1.02
+_ROUGH_NOISE_FACTOR = 1.6  # without simulated movies to compare with, crowding and structure have to be allowed for
+_ROUGH_BACKGROUND_FACTOR = 2.0
 _SPREADS = 3.0
-_VAGUE_SLOPE = 0.5  # relative error beyond which the slope decides nothing
+VAGUE_SLOPE = 0.5  # relative error beyond which the slope decides nothing
 _UNDECIDED_SIGMAS = 1.0  # of the slope, by which it must lie nearer to one explanation than to the other
 _EM_FACTOR = 4.0  # of gain, beyond which a gain register that one side does not know of is the likeliest reason
 _FULL_SCALES_ADU = (255, 1023, 4095, 16383, 65535)
@@ -68,30 +69,6 @@ class RawFacts:
     full_scale_share: float
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: an estimate from the movie, and the same for the config.
-
-    Attributes:
-        name: id of `movie_text.ROWS`.
-        movie, config: numbers; NaN where it cannot be told.
-        is_off: whether a finding names it.
-    """
-
-    name: str
-    movie: float
-    config: float
-    is_off: bool
-
-
-@dataclass(frozen=True)
-class MovieReport:
-    """The answer: what does not fit, and the numbers side by side."""
-
-    findings: list[Finding]
-    rows: list[Row]
-
-
 def look_at_numbers(raw_THW: npt.NDArray[np.generic]) -> RawFacts:
     """What kind of numbers a movie holds."""
     values = np.asarray(raw_THW)
@@ -106,9 +83,31 @@ def look_at_numbers(raw_THW: npt.NDArray[np.generic]) -> RawFacts:
     return RawFacts(values.dtype.itemsize, float(values.min()), highest, dark, is_whole, step, at_top)
 
 
+def quick_findings(movie: MovieFacts, camera: CameraConfig, background_photons: float) -> list[Finding]:
+    """Background and noise against a camera and an expected background, without simulated movies; so only roughly.
+
+    Args:
+        movie: measured in ADU of `camera`.
+        camera: uniform.
+        background_photons: expected, per px; NaN where nothing is expected.
+    """
+    ratio = noise_ratio(movie.transfer, camera)
+    findings = []
+    if not 1 / _ROUGH_NOISE_FACTOR <= ratio <= _ROUGH_NOISE_FACTOR:
+        findings.append(Finding("camera_noise", "warn", {"noise_ratio": ratio}))
+    level = level_photons(movie, camera)
+    low, high = background_photons / _ROUGH_BACKGROUND_FACTOR, background_photons * _ROUGH_BACKGROUND_FACTOR
+    if level < low - _BACKGROUND_PHOTONS or level > high + _BACKGROUND_PHOTONS:
+        evidence: dict[str, float | str] = {
+            "background_photons": level, "config_low_photons": low, "config_high_photons": high,
+        }  # fmt: skip
+        findings.append(Finding("background", "warn", evidence))
+    return findings
+
+
 def judge_movie(
     raw: RawFacts, num_pixels: int, movie: MovieFacts, reference: Reference, config: Config, pixel_nm: PixelSize | None
-) -> MovieReport:
+) -> list[Finding]:
     """Compares a movie with a config.
 
     Args:
@@ -119,7 +118,7 @@ def judge_movie(
         pixel_nm: what the movie's metadata say, or None.
 
     Returns:
-        Findings, none of which is raised by a movie that the config itself makes, and the table.
+        Findings; a movie that the config itself makes has none.
     """
     camera = reference.camera
     findings = _numbers(raw, num_pixels, camera)
@@ -130,18 +129,19 @@ def judge_movie(
     )
     findings += [] if of_camera is None else [of_camera]
     gain_holds = not converted and (of_camera is None or of_camera.cause == "camera_baseline")
-    level = (movie.level_adu - camera.baseline_adu) * photons_per_adu(camera)
     light = _light(movie, reference, config, gain_holds=gain_holds)
     if of_camera is not None and of_camera.cause == "em_gain":
         light = []  # so far from the config that its movies say nothing about this one's light
     # Where spots lie closer than the config says, their light is what is seen between them.
     crowded = any(f.cause == "density" and float(f.evidence["density_per_um2"]) > density_of(config) for f in light)
     if of_camera is None and not converted:
-        findings += _background(level, reference, config.simulation.background, no_more_than=not crowded)
+        findings += _background(
+            level_photons(movie, camera), reference, config.simulation.background, no_more_than=not crowded
+        )
     findings += light
     if pixel_nm is not None:
         findings += _pixel_size(pixel_nm, config.simulation.optics.pixel_size_nm)
-    return MovieReport(findings, _rows(movie, reference, config, level, {f.cause for f in findings}))
+    return findings
 
 
 def density_of(config: Config) -> float:
@@ -181,7 +181,7 @@ def _camera(movie: MovieFacts, reference: Reference, *, psf_fits: bool) -> Findi
     slope, sigma = relative_slope(movie, reference)
     log_noise = math.log(found) - usual.log_mean
     noise_off = abs(log_noise) > math.log(_NOISE_FACTOR) + _SPREADS * usual.log_spread
-    is_sure = slope > 0 and sigma < _VAGUE_SLOPE * slope
+    is_sure = slope > 0 and sigma < VAGUE_SLOPE * slope
     # Noise over light that grows otherwise than the config's gain says, though it fits at the background by chance.
     # Spots that are narrower than the config's leave more of themselves in the noise.
     slope_off = psf_fits and is_sure and abs(slope - 1) > 4 * sigma and abs(math.log(slope)) > math.log(_SLOPE_FACTOR)
@@ -249,7 +249,7 @@ def background_range(config: BackgroundConfig) -> tuple[float, float]:
 def _background(level: float, reference: Reference, config: BackgroundConfig, *, no_more_than: bool) -> list[Finding]:
     low, high = background_range(config)
     # Light of spots that lie everywhere passes for background, in the config's movies as well.
-    usual = reference.typical(lambda m: _level_photons(m, reference.camera))
+    usual = reference.typical(lambda m: level_photons(m.facts, reference.camera))
     true = float(np.mean([m.background_photons for m in reference.movies]))
     crowding = 1.0 if usual is None or true <= 0 else max(usual.value / true, 1.0)
     least = low / _BACKGROUND_FACTOR - _BACKGROUND_PHOTONS
@@ -264,14 +264,15 @@ def _background(level: float, reference: Reference, config: BackgroundConfig, *,
     ]  # fmt: skip
 
 
-def _level_photons(movie: Simulated, camera: CameraConfig) -> float:
-    return (movie.facts.level_adu - camera.baseline_adu) * photons_per_adu(camera)
+def level_photons(movie: MovieFacts, camera: CameraConfig) -> float:
+    """Background of a movie in photons per px, by a camera."""
+    return (movie.level_adu - camera.baseline_adu) * photons_per_adu(camera)
 
 
 def _light(movie: MovieFacts, reference: Reference, config: Config, *, gain_holds: bool) -> list[Finding]:
     width, brightness, density = light_ratios(movie, reference)
     if width is None or brightness is None or density is None:
-        expected = reference.typical(lambda m: _number_per_px(m.facts))
+        expected = reference.typical(lambda m: number_per_px(m.facts))
         if movie.spots is None and expected is not None:
             per_frame = expected.value * math.prod(movie.size_px)
             return [Finding("no_spots", "warn", {"config_per_frame": per_frame})]
@@ -322,12 +323,13 @@ def light_ratios(movie: MovieFacts, reference: Reference) -> tuple[Ratio | None,
 
 def _number_ratio(movie: MovieFacts, reference: Reference) -> Ratio | None:
     """Spots that stand out, per area, against the config's; None where one side has none."""
-    usual = reference.typical(lambda m: _number_per_px(m.facts))
-    number = _number_per_px(movie)
+    usual = reference.typical(lambda m: number_per_px(m.facts))
+    number = number_per_px(movie)
     return None if usual is None or not number else (number / usual.value, usual)
 
 
-def _number_per_px(facts: MovieFacts) -> float | None:
+def number_per_px(facts: MovieFacts) -> float | None:
+    """Spots that stand out in a frame, per px; None without any light of spots."""
     return None if facts.spots is None else facts.spots.num_per_frame / math.prod(facts.size_px)
 
 
@@ -344,47 +346,3 @@ def _pixel_size(movie: PixelSize, config: PixelSize) -> list[Finding]:
             {"pixel_movie_nm": f"{movie.x:g} x {movie.y:g}", "pixel_config_nm": f"{config.x:g} x {config.y:g}"},
         )
     ]  # fmt: skip
-
-
-def _rows(movie: MovieFacts, reference: Reference, config: Config, level: float, off: set[str]) -> list[Row]:
-    camera, simulation = reference.camera, config.simulation
-    scale = photons_per_adu(camera)
-    usual_noise = reference.typical(lambda m: noise_ratio(m.facts.transfer, camera))
-    slope, sigma = relative_slope(movie, reference)
-    is_sure = slope > 0 and sigma < _VAGUE_SLOPE * slope
-    gain = camera.gain_e_per_adu / slope if is_sure else math.nan
-    gain_sigma = gain * sigma / slope if is_sure else math.nan
-    transfer = movie.transfer
-    baseline = math.nan
-    if is_sure and usual_noise is not None:
-        read = (camera.read_noise_e / gain) ** 2 + 1 / 12
-        light = (transfer.dark_variance_adu2 / usual_noise.value - read) / (slope_of(camera) * slope)
-        baseline = transfer.dark_mean_adu - light
-    of_camera = {"camera_gain", "em_gain", "camera_unclear"}
-    noise = math.nan if usual_noise is None else noise_ratio(transfer, camera) / usual_noise.value
-    width, brightness, density = light_ratios(movie, reference)
-    spots = movie.spots
-    um2 = simulation.optics.pixel_size_nm.x * simulation.optics.pixel_size_nm.y * 1e-6
-    found = reference.typical(lambda m: _number_per_px(m.facts))
-
-    def scaled(ratio: Ratio | None, value: float) -> float:
-        return math.nan if ratio is None else ratio[0] * value
-
-    area_um2 = math.prod(movie.size_px) * um2
-    usual_number = math.nan if found is None else found.value * math.prod(movie.size_px)
-    number = math.nan if spots is None else spots.num_per_frame
-    shape, emitters = math.nan if width is None else width[1].value, simulation.emitters
-    wrong_baseline = {"camera_baseline", "camera_unclear", "offset_removed"}
-    return [
-        Row("gain", gain, camera.gain_e_per_adu, bool(off & of_camera)),
-        Row("gain_sigma", gain_sigma, math.nan, False),
-        Row("baseline", baseline, camera.baseline_adu, bool(off & wrong_baseline)),
-        Row("noise", noise, 1.0, bool(off & {*of_camera, "camera_baseline"})),
-        Row("background", level, simulation.background.mean_photons, "background" in off),
-        Row("density", scaled(density, density_of(config)), density_of(config), "density" in off),
-        Row("spots_found", number, usual_number, "no_spots" in off),
-        Row("spots_found_per_um2", number / area_um2, usual_number / area_um2, False),
-        Row("photons", scaled(brightness, emitters.photons_mean), emitters.photons_mean, "photons" in off),
-        Row("spot_photons", math.nan if spots is None else spots.found_adu * scale, math.nan, False),
-        Row("width", math.nan if spots is None else spots.width_px, shape, "psf_width" in off),
-    ]

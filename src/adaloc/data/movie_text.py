@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from adaloc.data.finding import Finding
-from adaloc.data.movie_findings import Row
+from adaloc.data.movie_table import Row
 from adaloc.words import Language, Pair, Words, one_line
 
 CAUSES: dict[str, Words] = {
@@ -71,6 +71,12 @@ CAUSES: dict[str, Words] = {
          "against the data sheet and a dark frame.",
          "请对照参数表与暗场图像检查 simulation.camera 中的 gain_e_per_adu（每 ADU 的电子数）、em_gain、baseline_adu "
          "与 read_noise_e。"),
+    ),
+    "camera_noise": Words(
+        ("noise and light do not fit this camera: its gain, its baseline or its read noise is wrong",
+         "噪声与光强不符合该相机：增益、基线或读出噪声有误"),
+        ("Check gain_e_per_adu (electrons per ADU), em_gain, baseline_adu and read_noise_e in simulation.camera.",
+         "请检查 simulation.camera 中的 gain_e_per_adu（每 ADU 的电子数）、em_gain、baseline_adu 与 read_noise_e。"),
     ),
     "background": Words(
         ("the background is not one that the config simulates", "背景不在配置的模拟范围内"),

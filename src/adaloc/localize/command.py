@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
-import torch
 from rich.console import Console
 
 from adaloc.config import GaussianPSFConfig, PixelSize, SimulationConfig
+from adaloc.data.movie_check import glance
+from adaloc.data.movie_findings import quick_findings
+from adaloc.data.movie_text import describe
 from adaloc.data.sample_folder import find_movie, movie_pixel_size, read_movie
 from adaloc.data.targets import BACKGROUND, Z
 from adaloc.emitters import EmitterTable
@@ -21,12 +23,10 @@ from adaloc.localize.render import render, write_png, z_range_nm
 from adaloc.models.device import choose_device
 from adaloc.models.model_file import Model, load_model
 from adaloc.progress import ProgressLine
-from adaloc.simulation.camera import to_photons
-from adaloc.simulation.camera_maps import maps_of_movie
+from adaloc.simulation.camera_maps import CameraMaps, maps_of_movie, uniform_camera
 
 _SIGMA_PER_WAVELENGTH_OVER_NA = 0.21  # Gaussian that fits the in-focus Airy disk best (Zhang et al. 2007)
 _PIXEL_SIZE_TOLERANCE = 0.02
-_BACKGROUND_FACTOR = 2.0
 
 
 def localize_movie(
@@ -70,7 +70,7 @@ def localize_movie(
     movie_path = find_movie(movie_path) if movie_path.is_dir() else movie_path
     frames = read_movie(movie_path)
     maps = maps_of_movie(model.config.simulation.camera, camera_maps, camera_origin_px, frames.shape[1:])
-    for warning in mismatches(model, frames, movie_pixel_size(movie_path), pixel_size_nm):
+    for warning in mismatches(model, frames, movie_pixel_size(movie_path), pixel_size_nm, maps):
         console.print(f"[yellow]Warning:[/yellow] {warning}", soft_wrap=True)
     pixel_size = pixel_size_nm or model.config.simulation.optics.pixel_size_nm
     with ProgressLine(console, "localizing", len(frames), "frames") as line:
@@ -110,7 +110,11 @@ def spot_sigma_nm(simulation: SimulationConfig) -> float:
 
 
 def mismatches(
-    model: Model, frames_THW: npt.NDArray[Any], movie_nm: PixelSize | None, asked_nm: PixelSize | None
+    model: Model,
+    frames_THW: npt.NDArray[Any],
+    movie_nm: PixelSize | None,
+    asked_nm: PixelSize | None,
+    maps: CameraMaps | None = None,
 ) -> list[str]:
     """What about a movie does not fit the model, in words."""
     warnings = []
@@ -124,13 +128,14 @@ def mismatches(
                 f"{source} a pixel of {other.x:g} x {other.y:g} nm, the model was trained for {trained.x:g} x "
                 f"{trained.y:g} nm: its PSF does not fit."
             )
-    every = max(len(frames_THW) // 50, 1)
-    level = float(np.median(frames_THW[::every]))
-    photons = float(to_photons(torch.tensor(level), model.config.simulation.camera))
-    expected = model.scaling.mean[BACKGROUND - 1]
-    if photons < 0 or not expected / _BACKGROUND_FACTOR <= photons <= expected * _BACKGROUND_FACTOR:
-        warnings.append(
-            f"the movie's median pixel is {photons:.0f} photons with the model's camera, its training data had a "
-            f"background of {expected:.0f}: check baseline and gain, or train with a background that fits."
-        )
+    camera = model.config.simulation.camera
+    facts = glance(frames_THW, maps, camera)
+    if facts is None:
+        return warnings
+    # Networks that were not told a background in training have a mean of 0 and expect none.
+    expected = model.scaling.mean[BACKGROUND - 1] if model.scaling.varies[BACKGROUND] else math.nan
+    found = quick_findings(facts, uniform_camera(camera, maps), expected)
+    warnings += [describe(finding) for finding in found]
+    if found:
+        warnings.append("adaloc check --movie MOVIE --config CONFIG says more.")
     return warnings

@@ -40,7 +40,7 @@ def _plot_adu(axes: Axes, check: MovieCheck) -> None:
     camera = check.reference.camera
     values = np.asarray(check.uniform_THW, dtype=np.float64).ravel()
     low, high = _limits(np.append(values, camera.baseline_adu))
-    axes.hist(values, bins=_bins(low, high, is_whole=True), color=_BLUE, histtype="stepfilled")
+    axes.hist(values, bins=_bins(low, high), color=_BLUE, histtype="stepfilled")
     axes.axvline(camera.baseline_adu, color=_VERMILION, label=f"baseline in the config, {camera.baseline_adu:g}")
     axes.axvline(check.facts.level_adu, color="black", ls="--", label=f"background level, {check.facts.level_adu:.0f}")
     _finish(axes, "pixel value, ADU", "pixels", "Numbers of the movie")
@@ -50,9 +50,8 @@ def _plot_adu(axes: Axes, check: MovieCheck) -> None:
 def _plot_photons(axes: Axes, check: MovieCheck) -> None:
     camera = check.reference.camera
     scale = photons_per_adu(camera)
-    photons = (np.asarray(check.uniform_THW, dtype=np.float64).ravel() - camera.baseline_adu) * scale
-    low, high = _limits(photons)
-    bins = _bins(low, high)
+    photons = _photons_of(check.uniform_THW, camera)
+    bins = [edge * scale for edge in _bins(*(v / scale for v in _limits(photons)))]
     axes.hist(photons, bins=bins, color=_BLUE, density=True, histtype="stepfilled", label="movie")
     simulated = np.concatenate([_photons_of(movie.example_THW, camera) for movie in check.reference.movies])
     axes.hist(
@@ -101,10 +100,10 @@ def _limits(values: FloatArray) -> tuple[float, float]:
     return float(low - margin), float(high + margin)
 
 
-def _bins(low: float, high: float, *, is_whole: bool = False) -> list[float]:
-    # Bins of one width in whole ADU: others would show combs that are not in the movie.
-    step = max(math.ceil((high - low) / _NUM_BINS), 1) if is_whole else (high - low) / _NUM_BINS
-    first = math.floor(low) - 0.5 if is_whole else low
+def _bins(low: float, high: float) -> list[float]:
+    # Of one width in whole ADU: others would show combs that are not in the movie.
+    step = max(math.ceil((high - low) / _NUM_BINS), 1)
+    first = math.floor(low) - 0.5
     return [first + step * i for i in range(math.ceil((high - first) / step) + 1)]
 
 

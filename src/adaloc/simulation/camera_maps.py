@@ -12,7 +12,7 @@ import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -23,6 +23,8 @@ from adaloc.emitters import FloatArray
 from adaloc.errors import ConfigError, DataError
 from adaloc.files import atomic_path
 
+GainUnit = Literal["ADU/e", "e/ADU"]
+_USUAL_READ_NOISE_E = (0.5, 3.5)
 _NAMES = ("offset_adu", "variance_adu2", "gain_e_per_adu")
 _CHANGED = "Measure the camera again, or mend the file; docs/formats.md shows the layout."
 
@@ -141,12 +143,12 @@ def maps_of_movie(
     return maps.fitting(size_px) if origin_px is None else maps.cut(origin_px, size_px)
 
 
-def uniform_camera(camera: CameraConfig) -> CameraConfig:
-    """The config's camera without its maps, with the root mean square of their read noise in electrons."""
-    maps = maps_of(camera)
+def uniform_camera(camera: CameraConfig, maps: CameraMaps | None = None) -> CameraConfig:
+    """The config's camera without maps, with the read noise of their median pixel; `maps` go before the config's."""
+    maps = maps_of(camera) if maps is None else maps
     if maps is None:
         return camera
-    return camera.model_copy(update={"maps": None, "read_noise_e": float(np.sqrt((maps.read_noise_e**2).mean()))})
+    return camera.model_copy(update={"maps": None, "read_noise_e": float(np.median(maps.read_noise_e))})
 
 
 def read_camera_maps(path: Path) -> CameraMaps:
@@ -180,16 +182,19 @@ def write_camera_maps(path: Path, maps: CameraMaps) -> None:
             file[name] = values
 
 
-def from_storm_analysis(path: Path, baseline_adu: float, *, transpose: bool) -> CameraMaps:
+def from_storm_analysis(
+    path: Path, baseline_adu: float, *, transpose: bool, gain_unit: GainUnit = "ADU/e"
+) -> CameraMaps:
     """Maps from a calibration of storm-analysis (calib.npy).
 
     Such a file holds (3, X, Y): offset in ADU, above a baseline in files whose dark pixels lie near 0; variance in
-    ADU^2; gain in ADU per electron.
+    ADU^2; gain in ADU per electron. Files whose gain is its inverse exist; `read_noise_looks_inverted` sees them.
 
     Args:
         path: the .npy file; nothing in it is executed.
         baseline_adu: added to the offsets; 0 where they are absolute.
         transpose: exchange rows and columns, as files whose first axis is x need.
+        gain_unit: of the third map.
 
     Raises:
         DataError: when it is not such a file.
@@ -205,12 +210,23 @@ def from_storm_analysis(path: Path, baseline_adu: float, *, transpose: bool) -> 
         ) from None
     if not isinstance(values, np.ndarray) or values.ndim != 3 or len(values) != 3 or values.dtype.kind not in "uif":
         raise DataError(f"{path} is no calibration of storm-analysis: expected three maps (3, X, Y).")
-    offset, variance, adu_per_e = (np.asarray(v.T if transpose else v, dtype=np.float64) for v in values)
-    if not (adu_per_e > 0).all():
-        raise DataError(f"{path}: {int((~(adu_per_e > 0)).sum())} pixels have no positive gain. {_CHANGED}")
-    maps = CameraMaps(offset + baseline_adu, variance, 1 / adu_per_e)
+    offset, variance, gain = (np.asarray(v.T if transpose else v, dtype=np.float64) for v in values)
+    if not (gain > 0).all():
+        raise DataError(f"{path}: {int((~(gain > 0)).sum())} pixels have no positive gain. {_CHANGED}")
+    maps = CameraMaps(offset + baseline_adu, variance, gain if gain_unit == "e/ADU" else 1 / gain)
     _refuse_impossible(maps, str(path))
     return maps
+
+
+def read_noise_looks_inverted(maps: CameraMaps) -> bool:
+    """Whether the gain looks like ADU per electron: the read noise is no sCMOS's, and with the inverse gain it is.
+
+    Scientific CMOS chips have some 0.7 to 2.5 electrons in the median pixel.
+    """
+    noise_adu = np.sqrt(maps.variance_adu2)
+    here, inverted = (float(np.median(noise_adu * gain)) for gain in (maps.gain_e_per_adu, 1 / maps.gain_e_per_adu))
+    low, high = _USUAL_READ_NOISE_E
+    return not low <= here <= high and low <= inverted <= high
 
 
 @functools.lru_cache(maxsize=4)
