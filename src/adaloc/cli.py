@@ -11,6 +11,14 @@ import typer
 
 from adaloc import __version__
 from adaloc.cli_bench import bench_app
+from adaloc.cli_camera import (
+    CameraMapsOption,
+    CameraOriginOption,
+    MovieOption,
+    PlotOption,
+    camera_map,
+    check_one_movie,
+)
 from adaloc.cli_evaluate import evaluate_app
 from adaloc.cli_files import convert, localize
 from adaloc.cli_guard import console, guarded
@@ -47,16 +55,27 @@ def check(
     config: ConfigOption = DEFAULT_CONFIG,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of the config and end.")] = False,
     lang: LanguageOption = "en",
+    movie: MovieOption = None,
+    plot: PlotOption = None,
+    camera_maps: CameraMapsOption = None,
+    camera_origin: CameraOriginOption = None,
 ) -> None:
     """Checks the config, the environment and the data; data that cannot be learned from end it with status 1.
 
+    With --movie: whether the config's camera, background, spots and PSF fit that movie, and nothing else.
+
     Example: adaloc check --config training/configs/train_config_adaptive.json
+
+    Example: adaloc check --movie movie.tif --config C --plot check.png
     """
     if schema:
         print(json.dumps(Config.model_json_schema(), indent=2))
         return
     language = _parse_language(lang)
     settings = load_config(config)
+    if movie is not None:
+        check_one_movie(settings, movie, language, plot, camera_maps, camera_origin)
+        return
     from adaloc.checks import check_environment
     from adaloc.integrity_check import show_integrity
     from adaloc.main_job import show_checks
@@ -157,6 +176,7 @@ def diagnose(
 
 
 app.command()(spline)
+app.command()(camera_map)
 app.command()(localize)
 app.command()(convert)
 app.add_typer(evaluate_app)

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from adaloc.cli_guard import console, guarded, parse_pixel_size
+from adaloc.cli_camera import CameraMapsOption, CameraOriginOption
+from adaloc.cli_guard import console, guarded, parse_pair, parse_pixel_size
 from adaloc.errors import ConfigError
 
 PixelSizeOption = Annotated[
@@ -55,6 +56,8 @@ def localize(
     pixel_size_nm: PixelSizeOption = None,
     render_pixel_nm: Annotated[float, typer.Option(help="Pixel of the image, nm.", min=0.5, max=1000)] = 10.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    camera_maps: CameraMapsOption = None,
+    camera_origin: CameraOriginOption = None,
 ) -> None:
     """Localizes the molecules of movies of any length, in bounded memory.
 
@@ -84,6 +87,8 @@ def localize(
         resume=resume,
         render_pixel_nm=render_pixel_nm,
         device=device,
+        camera_maps=camera_maps,
+        camera_origin_px=None if camera_origin is None else parse_pair(camera_origin, "--camera-origin", int),
     )
     localize_movies(model, movies, out, render, options, console, join=join)
 

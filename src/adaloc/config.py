@@ -123,15 +123,31 @@ class EmittersConfig(_Section):
 
 
 class BackgroundConfig(_Section):
-    """Uniform background, drawn anew for every block of frames of a sample."""
+    """Background light, drawn anew for every block of frames of a sample: a level, and its smooth structure if any."""
 
     mean_photons: float = Field(100.0, ge=0)
     std_photons: float = Field(10.0, ge=0)
+    range_photons: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] | None = Field(
+        None, description="lowest and highest level, any between them as likely; goes before mean and std"
+    )
     block_frames: int = Field(20, ge=1, description="frames that share one draw")
+    perlin_rms_fraction: float = Field(
+        0.0, ge=0, le=0.3, description="smooth structure (Perlin noise) over the field: its rms as a share of the level"
+    )
+    perlin_scale_nm: float = Field(2000.0, gt=0, description="side of a cell of that structure in the sample")
+
+    @model_validator(mode="after")
+    def _range_in_order(self) -> BackgroundConfig:
+        if self.range_photons is not None and self.range_photons[0] > self.range_photons[1]:
+            raise ValueError(f"range_photons {list(self.range_photons)}: the first must not be above the second")
+        return self
 
 
 class CameraConfig(_Section):
-    """Photons to ADU and back. `em_gain` above 1 makes it an EMCCD; otherwise sCMOS."""
+    """Photons to ADU and back. `em_gain` above 1 makes it an EMCCD; otherwise sCMOS, with maps of its pixels if named.
+
+    With maps, frames are brought to the uniform camera's ADU when they are read; gain and baseline here are that scale.
+    """
 
     quantum_efficiency: float = Field(0.9, gt=0, le=1)
     spurious_charge_e: float = Field(0.0, ge=0)
@@ -139,6 +155,13 @@ class CameraConfig(_Section):
     read_noise_e: float = Field(1.6, ge=0)
     gain_e_per_adu: float = Field(0.5, gt=0)
     baseline_adu: float = Field(100.0, ge=0, lt=65535)
+    maps: Path | None = Field(None, description="file with the offset, variance and gain of each pixel of an sCMOS")
+
+    @model_validator(mode="after")
+    def _maps_are_of_an_scmos(self) -> CameraConfig:
+        if self.maps is not None and self.em_gain > 1:
+            raise ValueError("maps are of an sCMOS, which has no EM gain; set em_gain to 1 or leave the maps out")
+        return self
 
 
 class SimulationConfig(_Section):

@@ -21,3 +21,10 @@ class Words:
 
     what: Pair
     remedy: Pair
+
+
+def one_line(cause: str, words: Words, numbers: str, language: Language) -> str:
+    """A finding as one line: its id, what is wrong, the numbers behind it, and what to do."""
+    if language == "zh":
+        return f"{cause}：{words.what[1]}（{numbers}）。{words.remedy[1]}"
+    return f"{cause}: {words.what[0]} ({numbers}). {words.remedy[0]}"

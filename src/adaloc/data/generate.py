@@ -16,6 +16,7 @@ from adaloc.data.sample_folder import list_samples, write_sample
 from adaloc.errors import ConfigError, DataError
 from adaloc.files import write_text
 from adaloc.random_streams import Stream, numpy_stream
+from adaloc.simulation.camera_maps import maps_of, read_camera_maps, write_camera_maps
 from adaloc.simulation.field_map import FieldMap, random_field_map, read_field_map, write_field_map
 from adaloc.simulation.frames import simulate_sample
 from adaloc.simulation.psf import PSF, make_psf
@@ -23,6 +24,7 @@ from adaloc.simulation.spline import SplinePSF
 
 DATASET_FILE = "dataset.json"
 FIELD_MAP_FILE = "zmap.h5"
+CAMERA_MAPS_FILE = "camera_maps.h5"
 _FIELD_SIZE_PX = 256
 """Side of the field that a random map covers; each sample lies at a random place in it."""
 _FORMAT_VERSION = 1
@@ -92,6 +94,8 @@ def generate(config: Config, root: Path, zmap: Path | None = None) -> Iterator[i
         field_map = _make_field_map(config, zmap)
         if field_map is not None:
             write_field_map(root / FIELD_MAP_FILE, field_map)
+        if (maps := maps_of(simulation.camera)) is not None:
+            write_camera_maps(root / CAMERA_MAPS_FILE, maps)
         write_text(root / DATASET_FILE, json.dumps(_describe(config, zmap), indent=2) + "\n")
     else:
         field_map = read_field_map(root / FIELD_MAP_FILE) if isinstance(simulation.psf, PupilPSFConfig) else None
@@ -109,7 +113,8 @@ def generate(config: Config, root: Path, zmap: Path | None = None) -> Iterator[i
 
 def holds_other_files(root: Path) -> bool:
     """Whether a folder holds something that no interrupted start of a simulation leaves behind."""
-    return root.is_dir() and any(p.name != FIELD_MAP_FILE and not p.name.startswith(".") for p in root.iterdir())
+    ours = (FIELD_MAP_FILE, CAMERA_MAPS_FILE)
+    return root.is_dir() and any(p.name not in ours and not p.name.startswith(".") for p in root.iterdir())
 
 
 def sample_name(index: int) -> str:
@@ -127,6 +132,11 @@ def _make_psf(simulation: SimulationConfig) -> PSF:
                 f"calibrated from {low:g} to {high:g} nm: set z_min_nm and z_max_nm inside of that."
             )
     return psf
+
+
+def field_map_of(config: Config) -> FieldMap | None:
+    """The random field map of a config's seed; None for a PSF without Zernike coefficients."""
+    return _make_field_map(config, None)
 
 
 def _make_field_map(config: Config, zmap: Path | None) -> FieldMap | None:
@@ -168,6 +178,12 @@ def _refuse_other_simulation(root: Path, description: dict[str, Any], config: Co
             f"{root} was simulated otherwise than the config says:\n  "
             + "\n  ".join(lines)
             + f"\nDelete {root} to simulate it anew, or name another folder in data.root."
+        )
+    maps, copy = maps_of(config.simulation.camera), root / CAMERA_MAPS_FILE
+    if maps is not None and copy.is_file() and not maps.same_as(read_camera_maps(copy)):
+        raise DataError(
+            f"{root} was simulated with other camera maps than {config.simulation.camera.maps} holds now. Name "
+            f"{copy} in simulation.camera.maps, or delete {root} to simulate it anew."
         )
 
 

@@ -14,6 +14,7 @@ from adaloc.data.finding import Finding
 from adaloc.data.integrity_alignment import check_alignment
 from adaloc.data.integrity_values import check_values
 from adaloc.data.windows import Sample
+from adaloc.simulation.camera_maps import uniform_camera
 
 # Causes that explain what the alignment would say as well: frames without light cannot follow their emitters.
 _EXPLAINS_ALIGNMENT = ("dead_frames",)
@@ -48,6 +49,8 @@ def check_samples(training: Sequence[Sample], validation: Sequence[Sample], simu
         training, validation: (T, H, W) ADU with emitters in px, nm and photons; sizes may differ.
         simulation: its camera converts ADU to photons, its pixel size and z range are what the data should have.
     """
+    # The frames of a camera with maps were brought to the uniform camera's ADU in reading.
+    simulation = simulation.model_copy(update={"camera": uniform_camera(simulation.camera)})
     findings, measured = check_values(training, validation, simulation)
     undecided = ""
     if any(f.cause in _EXPLAINS_ALIGNMENT and f.severity == "stop" for f in findings):

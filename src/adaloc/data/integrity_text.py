@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adaloc.data.finding import Finding
-from adaloc.words import Language, Pair, Words
+from adaloc.words import Language, Pair, Words, one_line
 
 CAUSES: dict[str, Words] = {
     "inputs_targets_decoupled": Words(
@@ -155,11 +155,8 @@ _VALUES_ZH: dict[str, str] = {
 def describe(finding: Finding, language: Language = "en") -> str:
     """One line: the cause's id, what was found, the numbers, and what to do."""
     at = 0 if language == "en" else 1
-    words = CAUSES[finding.cause]
     numbers = "; ".join(_evidence(key, value, at) for key, value in finding.evidence.items())
-    if language == "zh":
-        return f"{finding.cause}：{words.what[at]}（{numbers}）。{words.remedy[at]}"
-    return f"{finding.cause}: {words.what[at]} ({numbers}). {words.remedy[at]}"
+    return one_line(finding.cause, CAUSES[finding.cause], numbers, language)
 
 
 def _evidence(key: str, value: float | str, at: int) -> str:

@@ -22,10 +22,12 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from adaloc.config import OpticsConfig, PixelSize
+from adaloc.config import CameraConfig, OpticsConfig, PixelSize
 from adaloc.emitters import EmitterTable, FloatArray
 from adaloc.errors import AdalocError, DataError
 from adaloc.files import describe_write_failure
+from adaloc.simulation.background import BackgroundShape
+from adaloc.simulation.camera_maps import CameraMaps, maps_of
 from adaloc.simulation.frames import SimulatedSample
 
 EMITTERS_FILE = "emitters.h5"
@@ -177,6 +179,62 @@ def read_background(folder: Path) -> FloatArray | None:
     return _read_datasets(folder / EMITTERS_FILE, {"background/photons": 1})["background/photons"]
 
 
+def read_background_shape(folder: Path) -> BackgroundShape | None:
+    """How the background is spread over the field; None where the folder says nothing of it: it is uniform.
+
+    Raises:
+        DataError: when the file is broken.
+    """
+    path = folder / EMITTERS_FILE
+    arrays = _read_datasets(path, {"background/pattern": 3, "background/pattern_ix": 1})
+    pattern, index = arrays["background/pattern"], arrays["background/pattern_ix"]
+    if pattern is None or index is None:
+        return None
+    if not len(pattern) or not np.isin(index, np.arange(len(pattern))).all() or not np.isfinite(pattern).all():
+        raise DataError(f"{path}: background/pattern_ix names patterns that background/pattern does not hold.")
+    return BackgroundShape(pattern.astype(np.float32), index.astype(np.int64))
+
+
+def read_camera_origin(folder: Path) -> tuple[int, int] | None:
+    """(row, column) of the camera maps at which the first pixel lies; None where the folder does not say.
+
+    Raises:
+        DataError: when the file is broken.
+    """
+    path = folder / EMITTERS_FILE
+    origin = _read_datasets(path, {"camera/origin_px": 1})["camera/origin_px"]
+    if origin is None:
+        return None
+    if origin.shape != (2,):
+        raise DataError(f"{path}: camera/origin_px has the shape {origin.shape}; expected (2,): row, column.")
+    return int(origin[0]), int(origin[1])
+
+
+def read_maps_of_sample(folder: Path, size_px: tuple[int, int], camera: CameraConfig) -> CameraMaps | None:
+    """The camera maps under a sample's pixels; None for a uniform camera.
+
+    Args:
+        folder: the sample folder; a sample that does not say where it lies in the maps must be of their size.
+        size_px: (height, width) of its movie.
+        camera: names the maps.
+
+    Raises:
+        DataError: when sample and maps do not fit, or only one of them knows of maps.
+    """
+    origin, maps = read_camera_origin(folder), maps_of(camera)
+    if maps is None:
+        if origin is not None:
+            raise DataError(
+                f"The sample {folder} was taken with a camera whose pixels differ (camera/origin_px in emitters.h5). "
+                "Name its maps in simulation.camera.maps."
+            )
+        return None
+    try:
+        return maps.fitting(size_px) if origin is None else maps.cut(origin, size_px)
+    except DataError as error:
+        raise DataError(f"The sample {folder} and {camera.maps} do not fit: {error}") from None
+
+
 def read_coefficients(folder: Path) -> tuple[FloatArray, FloatArray] | None:
     """(N, 21) Zernike phases in radians and amplitudes, rows as `emitter_id`; None where the folder does not say."""
     arrays = _read_datasets(folder / EMITTERS_FILE, {"zernike_coeffs/phase": 2, "zernike_coeffs/mag": 2})
@@ -251,6 +309,11 @@ def _write_emitters(path: Path, sample: SimulatedSample) -> None:
         file["emitters/on_time"] = molecules.on_time_frames
         file["emitters/id"] = np.arange(len(molecules))
         file["background/photons"] = sample.background_T
+        if sample.background_shape is not None:
+            file["background/pattern"] = sample.background_shape.pattern_PHW
+            file["background/pattern_ix"] = sample.background_shape.pattern_T
+        if sample.camera_origin_px is not None:
+            file["camera/origin_px"] = np.array(sample.camera_origin_px, dtype=np.int64)
         if sample.phase_NK is not None and sample.magnitude_NK is not None:
             file["zernike_coeffs/phase"] = sample.phase_NK
             file["zernike_coeffs/mag"] = sample.magnitude_NK

@@ -73,7 +73,8 @@ def encode_targets(
 
     Args:
         emitters: of all windows.
-        background_B: photons per px of each target frame; NaN where it is not known.
+        background_B: (B,) photons per px of each target frame, or (B, H, W) of each of its pixels; NaN where it is
+            not known.
         size_px: (H, W).
         min_photons: dimmer emitters are left out.
 
@@ -89,7 +90,7 @@ def encode_targets(
     flat[Z, pixel] = chosen.z
     flat[PHOTONS, pixel] = chosen.photons
     targets_BKHW = flat.view(6, len(background_B), height, width).transpose(0, 1).contiguous()
-    targets_BKHW[:, BACKGROUND] = background_B[:, None, None]
+    targets_BKHW[:, BACKGROUND] = background_B[:, None, None] if background_B.ndim == 1 else background_B
     return targets_BKHW
 
 

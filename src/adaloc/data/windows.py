@@ -16,16 +16,26 @@ import numpy.typing as npt
 import torch
 
 from adaloc.config import CameraConfig, Config, DataConfig
-from adaloc.data.sample_folder import find_movie, list_samples, read_background, read_emitters, read_movie
+from adaloc.data.sample_folder import (
+    find_movie,
+    list_samples,
+    read_background,
+    read_background_shape,
+    read_emitters,
+    read_maps_of_sample,
+    read_movie,
+)
 from adaloc.data.scaling import Scaling, measure_scaling, stabilize
 from adaloc.data.targets import EmitterRows, choose_targets
 from adaloc.emitters import EmitterTable, FloatArray, IntArray
 from adaloc.errors import DataError
 from adaloc.random_streams import Stream, numpy_stream
+from adaloc.simulation.background import BackgroundShape
 from adaloc.simulation.camera import to_photons
 
 _FREE_DISTANCE_PX = 8.0  # of a pixel to the next emitter, where only background is left
 _MIN_FREE_PIXELS = 500
+_STRUCTURE_SAMPLES_PX = 16  # pixels along each side whose background is looked at for the scales; it is smooth
 
 
 @dataclass(frozen=True)
@@ -34,10 +44,12 @@ class Sample:
 
     Attributes:
         name: folder name.
-        frames_THW: ADU.
+        frames_THW: ADU. Of a camera with maps: as the config's uniform camera would have given them, float32.
         emitters: sorted by frame.
         first_row_T: row of `emitters` at which each frame begins; T + 1 entries.
-        background_T: photons per px; NaN where it is not known.
+        background_T: photons per px, mean over the field; NaN where it is not known.
+        background_shape: how it is spread over the field; None when it is uniform.
+        read_noise_e_HW: of each pixel, of a camera with maps; else None.
     """
 
     name: str
@@ -45,6 +57,8 @@ class Sample:
     emitters: EmitterTable
     first_row_T: IntArray
     background_T: FloatArray
+    background_shape: BackgroundShape | None = None
+    read_noise_e_HW: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,7 @@ class Batch:
     Attributes:
         adu_BTHW: frames.
         emitters: of the targets; `window` counts targets, run by run.
-        background_N: photons per px of each target frame.
+        background_N: photons per px of each target frame; (N, H, W) where a sample's background is structured.
     """
 
     adu_BTHW: torch.Tensor
@@ -99,9 +113,11 @@ def load_sample(folder: Path, camera: CameraConfig) -> Sample:
     """Reads one sample folder; estimates the background where the folder does not hold it.
 
     Raises:
-        DataError: when movie and truth cannot belong together.
+        DataError: when movie and truth, or the movie and the camera's maps, cannot belong together.
     """
-    frames = read_movie(find_movie(folder))
+    raw = read_movie(find_movie(folder))
+    maps = read_maps_of_sample(folder, raw.shape[1:], camera)
+    frames = raw if maps is None else maps.to_uniform(raw, camera)
     emitters = read_emitters(folder)
     num_frames, height, width = frames.shape
     if len(emitters) == 0:
@@ -122,8 +138,16 @@ def load_sample(folder: Path, camera: CameraConfig) -> Sample:
         background = np.full(num_frames, estimate_background(frames, emitters, camera))
     elif background.shape != (num_frames,):
         raise DataError(f"The sample {folder}: background/photons has {len(background)} rows for {num_frames} frames.")
+    shape = read_background_shape(folder)
+    if shape is not None and (shape.pattern_PHW.shape[1:] != (height, width) or len(shape.pattern_T) != num_frames):
+        raise DataError(
+            f"The sample {folder} disagrees with itself: background/pattern is for {len(shape.pattern_T)} frames of "
+            f"{shape.pattern_PHW.shape[1]} x {shape.pattern_PHW.shape[2]} px, the movie has {num_frames} of {height} x "
+            f"{width}."
+        )
     first_row = np.searchsorted(emitters.frame, np.arange(num_frames + 1))
-    return Sample(folder.name, frames, emitters, first_row, background)
+    read_noise = None if maps is None else maps.read_noise_e
+    return Sample(folder.name, frames, emitters, first_row, background, shape, read_noise)
 
 
 def estimate_background(frames_THW: npt.NDArray[Any], emitters: EmitterTable, camera: CameraConfig) -> float:
@@ -255,6 +279,7 @@ def make_batch(cuts: Sequence[Cut], num_frames: int, size_px: int, consecutive_f
     """Cuts runs of `num_frames` frames of `size_px` squared, and gathers the emitters of their targets."""
     margin = consecutive_frames // 2
     num_targets = num_frames - 2 * margin
+    is_structured = any(cut.sample.background_shape is not None for cut in cuts)
     frames, window, x, y, z, photons, background = [], [], [], [], [], [], []
     for index, cut in enumerate(cuts):
         sample, start = cut.sample, cut.first_frame
@@ -273,6 +298,8 @@ def make_batch(cuts: Sequence[Cut], num_frames: int, size_px: int, consecutive_f
         z.append(emitters.z[of_targets])
         photons.append(emitters.photons[of_targets])
         background.append(sample.background_T[first:last][t])
+        if is_structured:
+            background[-1] = _structured(sample, slice(first, last), rows, columns)[t, v, u]
 
     def tensor(parts: list[Any]) -> torch.Tensor:
         return torch.from_numpy(np.concatenate(parts).astype(np.float32))
@@ -283,10 +310,31 @@ def make_batch(cuts: Sequence[Cut], num_frames: int, size_px: int, consecutive_f
     return Batch(torch.stack(frames), emitter_rows, tensor(background))
 
 
+def _structured(sample: Sample, frames: slice, rows: slice, columns: slice) -> npt.NDArray[Any]:
+    """(T', H, W) background in some frames and pixels, also of a sample with a uniform one."""
+    if sample.background_shape is None:
+        uniform = np.ones(sample.frames_THW[frames, rows, columns].shape)
+        return np.asarray(sample.background_T[frames][:, None, None] * uniform)
+    return sample.background_shape.photons(sample.background_T, frames)[:, rows, columns]
+
+
+def _background_column(sample: Sample, is_structured: bool) -> FloatArray:
+    """Every frame's background, where it is known; where any sample is structured, at some pixels of each frame."""
+    known = np.isfinite(sample.background_T)
+    if not is_structured:
+        return sample.background_T[known]
+    rows, columns = (
+        np.linspace(0, extent - 1, _STRUCTURE_SAMPLES_PX).round().astype(int) for extent in sample.frames_THW.shape[1:]
+    )
+    values = _structured(sample, slice(None), slice(None), slice(None))[:, rows[:, None], columns]
+    return np.asarray(values[known].ravel(), dtype=np.float64)
+
+
 def measure_training_scaling(samples: Sequence[Sample], config: Config) -> Scaling:
     """Scales of input and targets over all frames of the training samples."""
     columns: list[list[FloatArray]] = [[], [], [], [], []]
     num_pixels, pixel_sum, pixel_square = 0, 0.0, 0.0
+    is_structured = any(sample.background_shape is not None for sample in samples)
     for sample in samples:
         photons = to_photons(torch.from_numpy(sample.frames_THW.astype(np.float32)), config.simulation.camera)
         stabilized = stabilize(photons).double()
@@ -302,7 +350,7 @@ def measure_training_scaling(samples: Sequence[Sample], config: Config) -> Scali
             columns, (chosen.x - chosen.x.round(), chosen.y - chosen.y.round(), chosen.z, chosen.photons), strict=False
         ):
             column.append(values.numpy())
-        columns[4].append(sample.background_T[np.isfinite(sample.background_T)])
+        columns[4].append(_background_column(sample, is_structured))
     mean = pixel_sum / num_pixels
     if not any(len(part) for part in columns[0]):
         raise DataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from rich.console import Console
 
 from adaloc import __version__
 from adaloc.config import GaussianPSFConfig, PixelSize, SimulationConfig
+from adaloc.data.movie_check import glance
+from adaloc.data.movie_findings import quick_findings
+from adaloc.data.movie_text import describe
 from adaloc.data.targets import BACKGROUND, Z
 from adaloc.emitters import EmitterTable, concatenate
 from adaloc.errors import ConfigError
@@ -27,12 +30,11 @@ from adaloc.localize.work_file import WorkFile
 from adaloc.models.device import choose_device
 from adaloc.models.model_file import Model, load_model
 from adaloc.progress import ProgressLine
-from adaloc.simulation.camera import to_photons
+from adaloc.simulation.camera_maps import CameraMaps, maps_of_movie, uniform_camera
 
 _SIGMA_PER_WAVELENGTH_OVER_NA = 0.21  # Gaussian that fits the in-focus Airy disk best (Zhang et al. 2007)
 _PIXEL_SIZE_TOLERANCE = 0.02
-_BACKGROUND_FACTOR = 2.0
-_SAMPLED_FRAMES, _SAMPLED_BYTES = 50, 64_000_000
+_SAMPLED_FRAMES, _SAMPLED_BYTES = 40, 64_000_000
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,9 @@ class LocalizeOptions:
         resume: go on with unfinished runs, and leave out movies whose files are there.
         render_pixel_nm: pixel of the image.
         device: name of a device.
+        camera_maps: of an sCMOS; None takes those that the model was trained with, if any.
+        camera_origin_px: (row, column) of the maps at which the movie's first pixel lies; None: maps and movie have one
+            size.
     """
 
     threshold: float = 0.5
@@ -60,6 +65,8 @@ class LocalizeOptions:
     resume: bool = False
     render_pixel_nm: float = 10.0
     device: str = "auto"
+    camera_maps: Path | None = None
+    camera_origin_px: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -136,8 +143,12 @@ def _localize(
 ) -> Localized:
     """Fills the work file, and writes the final files from it."""
     view = view_of(movie, options.frames, options.region)
+    maps = maps_of_movie(
+        model.config.simulation.camera, options.camera_maps, options.camera_origin_px, (movie.height, movie.width)
+    )
     sample = _sample_frames(movie, view)
-    for warning in [*movie.notes, *mismatches(model, sample, movie.pixel_size_nm, options.pixel_size_nm)]:
+    seen = None if maps is None else maps.cut((view.region.top, view.region.left), sample.shape[1:])
+    for warning in [*movie.notes, *mismatches(model, sample, movie.pixel_size_nm, options.pixel_size_nm, seen)]:
         console.print(f"[yellow]Warning:[/yellow] {warning}", soft_wrap=True)
     pixel_size = options.pixel_size_nm or model.config.simulation.optics.pixel_size_nm
     first = view.begin if work.end is None else work.end
@@ -145,7 +156,7 @@ def _localize(
     if done:
         console.print(f"Going on at frame {first}; {done} frames were finished before.", soft_wrap=True)
     with ProgressLine(console, f"localizing {movie.name.name}", len(view), "frames", done) as line:
-        for block in localize_stream(model, movie, view, threshold=options.threshold, first_frame=first):
+        for block in localize_stream(model, movie, view, threshold=options.threshold, maps=maps, first_frame=first):
             table = block.table
             if options.max_sigma_nm is not None:
                 table = certain_rows(table, pixel_size, options.max_sigma_nm)
@@ -243,15 +254,17 @@ def _settings(model_path: Path, movie: Movie, view: View, options: LocalizeOptio
         "--region": [box.left, box.right, box.top, box.bottom],
         "--threshold": options.threshold,
         "--max-sigma-nm": options.max_sigma_nm,
+        "--camera-maps": None if options.camera_maps is None else str(options.camera_maps),
+        "--camera-origin": None if options.camera_origin_px is None else list(options.camera_origin_px),
         "--pixel-size-nm": None if size is None else [size.x, size.y],
     }
 
 
 def _sample_frames(movie: Movie, view: View) -> npt.NDArray[Any]:
-    """Frames spread over the view, as many as bounded memory allows, cut to its region."""
+    """Successive frames from the middle of the view, as many as bounded memory allows, cut to its region."""
     count = max(1, min(_SAMPLED_FRAMES, len(view), _SAMPLED_BYTES // movie.bytes_per_frame))
-    chosen = view.begin + np.arange(count) * len(view) // count
-    return np.concatenate([movie.read(i, i + 1)[:, view.region.rows, view.region.columns] for i in chosen.tolist()])
+    begin = view.begin + (len(view) - count) // 2
+    return movie.read(begin, begin + count)[:, view.region.rows, view.region.columns]
 
 
 def _write_image(path: Path, table: EmitterTable, facts: MovieFacts, render_pixel_nm: float) -> None:
@@ -275,9 +288,13 @@ def spot_sigma_nm(simulation: SimulationConfig) -> float:
 
 
 def mismatches(
-    model: Model, frames_THW: npt.NDArray[Any], movie_nm: PixelSize | None, asked_nm: PixelSize | None
+    model: Model,
+    frames_THW: npt.NDArray[Any],
+    movie_nm: PixelSize | None,
+    asked_nm: PixelSize | None,
+    maps: CameraMaps | None = None,
 ) -> list[str]:
-    """What about a movie does not fit the model, in words; `frames_THW` is a sample of it in ADU."""
+    """What about a movie does not fit the model, in words."""
     warnings = []
     trained = model.config.simulation.optics.pixel_size_nm
     for other, source in ((movie_nm, "the movie's metadata say"), (asked_nm, "--pixel-size-nm says")):
@@ -289,12 +306,14 @@ def mismatches(
                 f"{source} a pixel of {other.x:g} x {other.y:g} nm, the model was trained for {trained.x:g} x "
                 f"{trained.y:g} nm: its PSF does not fit."
             )
-    level = float(np.median(frames_THW))
-    photons = float(to_photons(torch.tensor(level), model.config.simulation.camera))
-    expected = model.scaling.mean[BACKGROUND - 1]
-    if photons < 0 or not expected / _BACKGROUND_FACTOR <= photons <= expected * _BACKGROUND_FACTOR:
-        warnings.append(
-            f"the movie's median pixel is {photons:.0f} photons with the model's camera, its training data had a "
-            f"background of {expected:.0f}: check baseline and gain, or train with a background that fits."
-        )
+    camera = model.config.simulation.camera
+    facts = glance(frames_THW, maps, camera)
+    if facts is None:
+        return warnings
+    # Networks that were not told a background in training have a mean of 0 and expect none.
+    expected = model.scaling.mean[BACKGROUND - 1] if model.scaling.varies[BACKGROUND] else math.nan
+    found = quick_findings(facts, uniform_camera(camera, maps), expected)
+    warnings += [describe(finding) for finding in found]
+    if found:
+        warnings.append("adaloc check --movie MOVIE --config CONFIG says more.")
     return warnings

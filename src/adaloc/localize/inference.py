@@ -17,6 +17,7 @@ from adaloc.localize.candidates import find_localizations
 from adaloc.localize.movie.interface import ArrayMovie, FrameArray, Movie
 from adaloc.localize.tiles import Box, Tile, TilePlan, blocks, plan_tiles
 from adaloc.models.model_file import Model
+from adaloc.simulation.camera_maps import CameraMaps
 
 _BYTES_PER_PIXEL_AND_CHANNEL = 64
 """That the network needs besides its weights, for each channel of its width."""
@@ -77,7 +78,13 @@ def view_of(movie: Movie, frames: tuple[int, int | None] | None = None, region: 
 
 
 def localize_stream(
-    model: Model, movie: Movie, view: View, *, threshold: float = 0.5, first_frame: int | None = None
+    model: Model,
+    movie: Movie,
+    view: View,
+    *,
+    threshold: float = 0.5,
+    maps: CameraMaps | None = None,
+    first_frame: int | None = None,
 ) -> Iterator[Block]:
     """Localizes part of a movie of any length and frame size, block by block, in bounded memory.
 
@@ -90,6 +97,7 @@ def localize_stream(
         movie: frames in ADU.
         view: what to localize.
         threshold: least integrated probability of a localization.
+        maps: of the camera's pixels under the whole movie; None for a uniform camera.
         first_frame: where to go on in the view; a block's begin, for blocks as without interruption.
 
     Yields:
@@ -115,7 +123,7 @@ def localize_stream(
         tables = []
         for first, last in blocks(begin, end, plan.frames_at_once):
             run = frames[first - begin : last - begin + 2 * context]
-            parts = [_localize_tile(model, run, tile, first, threshold, device) for tile in plan.tiles]
+            parts = [_localize_tile(model, run, tile, first, threshold, maps, device) for tile in plan.tiles]
             tables.append(concatenate(parts).sorted_by_frame())
         yield Block(begin, end, concatenate(tables))
 
@@ -125,6 +133,7 @@ def localize_frames(
     frames_THW: npt.NDArray[Any],
     *,
     threshold: float = 0.5,
+    maps: CameraMaps | None = None,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> EmitterTable:
     """Localizes every frame of a movie in memory; see `localize_stream`.
@@ -133,6 +142,7 @@ def localize_frames(
         model: on the device to compute on.
         frames_THW: ADU; any height and width.
         threshold: least integrated probability of a localization.
+        maps: of the camera's pixels under these frames, already cut to them; None for a uniform camera.
         on_progress: gets the number of finished frames.
 
     Returns:
@@ -140,32 +150,46 @@ def localize_frames(
     """
     movie = ArrayMovie(frames_THW)
     tables = []
-    for block in localize_stream(model, movie, view_of(movie), threshold=threshold):
+    for block in localize_stream(model, movie, view_of(movie), threshold=threshold, maps=maps):
         tables.append(block.table)
         on_progress(block.end)
     return concatenate(tables)
 
 
+def tile_adu(
+    raw_THW: npt.NDArray[Any], model: Model, maps: CameraMaps | None, origin_px: tuple[int, int] = (0, 0)
+) -> npt.NDArray[np.float32]:
+    """Raw frames of a tile as the model's uniform camera would have given them, float32 ADU.
+
+    Args:
+        raw_THW: ADU of the tile.
+        model: its camera sets the scale.
+        maps: of the whole movie's pixels; None: the camera is uniform, and the numbers stay as they are.
+        origin_px: row and column of the movie at which the tile begins.
+    """
+    if maps is None:
+        return raw_THW.astype(np.float32)
+    height, width = raw_THW.shape[1:]
+    return maps.cut(origin_px, (height, width)).to_uniform(raw_THW, model.config.simulation.camera)
+
+
 def _localize_tile(
-    model: Model, run_THW: FrameArray, tile: Tile, first_frame: int, threshold: float, device: torch.device
+    model: Model,
+    run_THW: FrameArray,
+    tile: Tile,
+    first_frame: int,
+    threshold: float,
+    maps: CameraMaps | None,
+    device: torch.device,
 ) -> EmitterTable:
     """The localizations of a run of frames in a tile's keep; `run_THW` includes the context frames."""
-    cut = run_THW[:, tile.read.rows, tile.read.columns].astype(np.float32)
+    cut = run_THW[:, tile.read.rows, tile.read.columns]
+    adu = torch.from_numpy(tile_adu(cut, model, maps, (tile.read.top, tile.read.left))).to(device)
     with torch.inference_mode():
-        outputs_BKHW = _predict(model, torch.from_numpy(cut).to(device), tile)
+        outputs_BKHW = model.predict(adu[None])[0].float()
         physical = model.scaling.to_physical(outputs_BKHW)
         table = find_localizations(physical, first_frame, threshold, within=tile.keep.within(tile.read))
     return replace(table, x=table.x + tile.read.left, y=table.y + tile.read.top)
-
-
-def _predict(model: Model, adu_THW: torch.Tensor, tile: Tile) -> torch.Tensor:
-    """Network outputs (T', 6, H, W) of a tile.
-
-    The one place where camera pixels and their place on the chip come together: `tile.read` is what per-pixel maps
-    of offset, gain and variance have to be cut by.
-    """
-    del tile  # a camera of one gain and baseline for all pixels does not ask where they are
-    return model.predict(adu_THW[None])[0].float()
 
 
 def _plan(model: Model, movie: Movie, view: View, device: torch.device) -> TilePlan:

@@ -34,9 +34,11 @@ class Window:
         x_M, y_M: px; may lie outside of the field, whose light there gives nothing.
         z_M: nm.
         photons_MT: photons in each frame; 0 where an emitter is dark.
-        background_T: photons per px.
+        background_T: photons per px, mean over the field.
         size_px: (height, width) of the field.
         phase_MK, magnitude_MK: Zernike coefficients as in `ScalarPupilPSF.images`, or None.
+        background_shape_THW: share of the frame's background in each pixel, known beforehand; None: 1 everywhere.
+        read_noise_e_HW: read noise of each pixel, of an sCMOS with maps; None: the camera's.
     """
 
     x_M: FloatArray
@@ -47,6 +49,8 @@ class Window:
     size_px: tuple[int, int]
     phase_MK: FloatArray | None = None
     magnitude_MK: FloatArray | None = None
+    background_shape_THW: FloatArray | None = None
+    read_noise_e_HW: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,17 @@ class JointInformation:
     expected_THW: FloatArray
 
 
-def electron_statistics(photons: FloatArray, camera: CameraConfig) -> tuple[FloatArray, FloatArray]:
-    """Mean and variance of the electrons that enter the gain register, for expected photons per pixel of any shape."""
+def electron_statistics(
+    photons: FloatArray, camera: CameraConfig, read_noise_e: FloatArray | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Mean and variance of the electrons that enter the gain register, for expected photons per pixel of any shape.
+
+    `read_noise_e` is that of each pixel, of a camera with maps; without it the config's holds.
+    """
     mean = photons * camera.quantum_efficiency + camera.spurious_charge_e
     excess = _EM_EXCESS_NOISE if camera.em_gain > 1 else 1.0
-    variance = excess * mean + (camera.read_noise_e / camera.em_gain) ** 2
+    noise = camera.read_noise_e if read_noise_e is None else read_noise_e
+    variance = excess * mean + (noise / camera.em_gain) ** 2
     return mean, np.maximum(variance, _DARKEST_VARIANCE)
 
 
@@ -176,7 +186,8 @@ def joint_information(psf: PSF, camera: CameraConfig, window: Window) -> JointIn
     """Information on all emitters of a window together, which is what overlap and blinking allow.
 
     An emitter's x, y, z are shared between the frames, its photons of each frame are not, and each frame has one
-    background. Emitters outside of the field and dim ones are parameters like all others.
+    background, which scales its shape over the field where it has one. Emitters outside of the field and dim ones are
+    parameters like all others.
     """
     height, width = window.size_px
     num_molecules, num_frames = window.photons_MT.shape
@@ -188,6 +199,7 @@ def joint_information(psf: PSF, camera: CameraConfig, window: Window) -> JointIn
     share_4MRR = _shares(psf, window)
     pixel_MRR, inside_MRR = _pixels(window, psf.roi_size_px)
     matrix = np.zeros((num_parameters, num_parameters))
+    read_noise = None if window.read_noise_e_HW is None else window.read_noise_e_HW.ravel()
     expected_THW = np.empty((num_frames, height, width))
     for frame in range(num_frames):
         on = np.flatnonzero(lit[:, frame])
@@ -195,19 +207,21 @@ def joint_information(psf: PSF, camera: CameraConfig, window: Window) -> JointIn
         photons = window.photons_MT[on, frame][:, None, None]
         slopes = [*(photons * share_4MRR[1:, on]), share_4MRR[0, on]]
         light = (photons * share_4MRR[0, on])[inside]
-        expected = window.background_T[frame] + np.bincount(pixel, light, minlength=height * width)
+        shape = 1.0 if window.background_shape_THW is None else window.background_shape_THW[frame].ravel()
+        expected = window.background_T[frame] * shape + np.bincount(pixel, light, minlength=height * width)
         # Slopes of the electrons in units of their noise: their products are the information.
-        per_noise = camera.quantum_efficiency / np.sqrt(electron_statistics(expected, camera)[1])
+        per_noise = camera.quantum_efficiency / np.sqrt(electron_statistics(expected, camera, read_noise)[1])
         parameter = [*position[on].T, photons_index[on, frame]]
         values = np.concatenate([slope[inside] * per_noise[pixel] for slope in slopes])
         rows = np.concatenate([np.broadcast_to(p[:, None, None], inside.shape)[inside] for p in parameter])
-        shape = (num_parameters, height * width)
-        jacobian = csr_array((values, (rows, np.tile(pixel, len(slopes)))), shape=shape)
+        size = (num_parameters, height * width)
+        jacobian = csr_array((values, (rows, np.tile(pixel, len(slopes)))), shape=size)
         matrix += (jacobian @ jacobian.T).toarray()
         of_background = background_index[frame]
-        matrix[of_background] += jacobian @ per_noise
+        of_level = per_noise * shape
+        matrix[of_background] += jacobian @ of_level
         matrix[:, of_background] = matrix[of_background]
-        matrix[of_background, of_background] = per_noise @ per_noise
+        matrix[of_background, of_background] = of_level @ of_level
         expected_THW[frame] = expected.reshape(height, width)
     return JointInformation(matrix, position, photons_index, background_index, expected_THW)
 

@@ -12,9 +12,10 @@ import torch
 from adaloc.config import OpticsConfig, SimulationConfig
 from adaloc.emitters import EmitterTable, FloatArray
 from adaloc.random_streams import Stream, numpy_stream, torch_stream
-from adaloc.simulation.background import draw_background
+from adaloc.simulation.background import BackgroundShape, draw_background, draw_shape
 from adaloc.simulation.blinking import Molecules, draw_molecules, emissions
 from adaloc.simulation.camera import expose
+from adaloc.simulation.camera_maps import maps_of
 from adaloc.simulation.field_map import FieldMap
 from adaloc.simulation.psf import PSF
 from adaloc.simulation.pupil import clear_magnitudes
@@ -31,7 +32,9 @@ class SimulatedSample:
         molecules: before they were cut into frames.
         emitters: one row per molecule and frame, sorted by frame; photons as they reach the camera.
         phase_NK, magnitude_NK: Zernike coefficients of each molecule, or None when the PSF has none.
-        background_T: photons per px in each frame.
+        background_T: photons per px in each frame, mean over the field.
+        background_shape: how it is spread over the field; None when it is uniform.
+        camera_origin_px: (row, column) of the camera maps at which the first pixel lies; None without maps.
     """
 
     frames_THW: npt.NDArray[np.uint16]
@@ -40,6 +43,8 @@ class SimulatedSample:
     phase_NK: FloatArray | None
     magnitude_NK: FloatArray | None
     background_T: FloatArray
+    background_shape: BackgroundShape | None = None
+    camera_origin_px: tuple[int, int] | None = None
 
 
 def field_area_um2(size_px: tuple[int, int], optics: OpticsConfig) -> float:
@@ -58,7 +63,10 @@ def simulate_sample(
 ) -> SimulatedSample:
     """Sample number `index` of a data set: a function of its arguments alone.
 
-    With a field map larger than the sample, the sample lies at a random place in it.
+    With a field map or camera maps larger than the sample, the sample lies at a random place in them.
+
+    Raises:
+        DataError: when the camera maps cannot be read, or are smaller than the sample.
     """
     device = device or torch.device("cpu")
     size = config.image_size_px
@@ -70,13 +78,23 @@ def simulate_sample(
     if field_map is not None:
         top, left = (int(rng.integers(0, max(extent - size, 0) + 1)) for extent in field_map.size_px)
         phase, magnitude = field_map.coefficients_at(molecules.x + left, molecules.y + top)
-    background_T = draw_background(
-        config.background, config.num_frames, numpy_stream(seed, Stream.BACKGROUND, index=index)
-    )
+    background_rng = numpy_stream(seed, Stream.BACKGROUND, index=index)
+    background_T = draw_background(config.background, config.num_frames, background_rng)
+    shape = draw_shape(config.background, config.num_frames, (size, size), config.optics.pixel_size_nm, background_rng)
     photons_THW = draw_emitters(psf, emitters, phase, magnitude, (config.num_frames, size, size), device)
-    photons_THW += torch.from_numpy(background_T).to(device, torch.float32)[:, None, None]
-    adu = expose(photons_THW, config.camera, torch_stream(seed, Stream.CAMERA, index=index, device=device))
-    return SimulatedSample(adu.cpu().numpy().astype(np.uint16), molecules, emitters, phase, magnitude, background_T)
+    if shape is None:
+        photons_THW += torch.from_numpy(background_T).to(device, torch.float32)[:, None, None]
+    else:
+        photons_THW += torch.from_numpy(shape.photons(background_T)).to(device)
+    maps, origin = maps_of(config.camera), None
+    if maps is not None:
+        # Another step of the camera's stream: step 0 draws the noise.
+        place = numpy_stream(seed, Stream.CAMERA, step=1, index=index)
+        top, left = (int(place.integers(0, max(extent - size, 0) + 1)) for extent in maps.size_px)
+        origin, maps = (top, left), maps.cut((top, left), (size, size))
+    adu = expose(photons_THW, config.camera, torch_stream(seed, Stream.CAMERA, index=index, device=device), maps)
+    frames = adu.cpu().numpy().astype(np.uint16)
+    return SimulatedSample(frames, molecules, emitters, phase, magnitude, background_T, shape, origin)
 
 
 def draw_emitters(

@@ -138,7 +138,7 @@ def _bound_sums(samples: Sequence[Sample], config: Config, loss: ChannelLoss, ph
     scored = [_scored_window(cut, config, physics) for cut in validation_cuts(samples, config.data)]
     for cut, window, targets in _affordable(scored):
         information = joint_information(physics.psf, physics.simulation.camera, window)
-        chi_square += _chi_square(cut, physics.simulation, information.expected_THW)
+        chi_square += _chi_square(cut, physics.simulation, information.expected_THW, window.read_noise_e_HW)
         num_pixels += information.expected_THW.size
         total[0] += _least_detection_loss(window, information, targets, config, loss)
         # Of a large field's middle only the targets clear of its edge count.
@@ -150,8 +150,10 @@ def _bound_sums(samples: Sequence[Sample], config: Config, loss: ChannelLoss, ph
         of_emitters = of_emitters / unit[:4] ** 2
         total[1:5] += np.where(loss.absolute[1:5], np.sqrt(2 / math.pi * of_emitters), of_emitters).sum(axis=0)
         count[1:5] += len(targets)
-        # Every pixel of a frame has the same background: one term for each window is their mean.
-        total[5] += variance[information.background_T[middle]] / unit[4] ** 2
+        # One term for each window is the mean over the pixels, whose background is a share of the level. The shares
+        # of a structured background count as known: it cannot be told better than that, and a network tells it worse.
+        share = 1.0 if window.background_shape_THW is None else float((window.background_shape_THW[middle] ** 2).mean())
+        total[5] += share * variance[information.background_T[middle]] / unit[4] ** 2
         count[5] += 1
     if not count[1]:
         raise _UnknownError(f"no emitter of the validation windows has {config.data.min_photons:g} photons")
@@ -183,6 +185,8 @@ def _scored_window(cut: Cut, config: Config, physics: _Physics) -> tuple[Cut, Wi
     if not np.isfinite(background).all():
         raise _UnknownError(f"{sample.name} does not say its background (background/photons)")
     coefficients = physics.coefficients[sample.name]
+    rows, columns = slice(cut.top, cut.top + size), slice(cut.left, cut.left + size)
+    shape, noise = sample.background_shape, sample.read_noise_e_HW
     window = Window(
         x_M=near.x[row_of] - cut.left,
         y_M=near.y[row_of] - cut.top,
@@ -192,6 +196,8 @@ def _scored_window(cut: Cut, config: Config, physics: _Physics) -> tuple[Cut, Wi
         size_px=(size, size),
         phase_MK=None if coefficients is None else coefficients[0][ids],
         magnitude_MK=None if coefficients is None else coefficients[1][ids],
+        background_shape_THW=None if shape is None else shape.in_frames(first, num_frames)[:, rows, columns],
+        read_noise_e_HW=None if noise is None else noise[rows, columns],
     )
     target = int(sample.first_row_T[first + num_frames // 2] - begin) + chosen
     if size < whole:
@@ -229,7 +235,9 @@ def _prior(
     )
 
 
-def _chi_square(cut: Cut, simulation: SimulationConfig, expected_THW: FloatArray) -> float:
+def _chi_square(
+    cut: Cut, simulation: SimulationConfig, expected_THW: FloatArray, read_noise_e_HW: FloatArray | None
+) -> float:
     """Sum over the pixels of the squared difference to the frames over its variance."""
     camera, (length, height, width) = simulation.camera, expected_THW.shape
     frames, rows, columns = (
@@ -238,7 +246,7 @@ def _chi_square(cut: Cut, simulation: SimulationConfig, expected_THW: FloatArray
     )
     electrons_per_adu = camera.gain_e_per_adu / camera.em_gain
     electrons = (cut.sample.frames_THW[frames, rows, columns] - camera.baseline_adu) * electrons_per_adu
-    mean, variance = electron_statistics(expected_THW, camera)
+    mean, variance = electron_statistics(expected_THW, camera, read_noise_e_HW)
     return float(((electrons - mean) ** 2 / (variance + electrons_per_adu**2 / 12)).sum())  # 1/12: rounding to ADU
 
 

@@ -1,0 +1,84 @@
+"""`adaloc check --movie`: whether a movie fits a config, as a table, warnings and a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from adaloc.config import Config
+from adaloc.data.movie_check import MovieCheck, check_movie, read_frames
+from adaloc.data.movie_text import FITS, HEADER, WARNING, describe, table_line
+from adaloc.data.sample_folder import find_movie, movie_pixel_size
+from adaloc.errors import ConfigError
+from adaloc.simulation.camera_maps import maps_of_movie
+from adaloc.words import Language
+
+_TIFF = (".tif", ".tiff")
+
+
+def show_movie_check(
+    config: Config,
+    movie: Path,
+    language: Language,
+    console: Console,
+    *,
+    plot: Path | None = None,
+    camera_maps: Path | None = None,
+    camera_origin_px: tuple[int, int] | None = None,
+) -> MovieCheck:
+    """Compares a movie with a config and shows what was found; warnings do not end the command.
+
+    Args:
+        config: what the movie is compared with.
+        movie: the file, or a sample folder.
+        language: of the words.
+        console: where they go.
+        plot: PNG to write, or None.
+        camera_maps, camera_origin_px: of an sCMOS; see `maps_of_movie`.
+
+    Raises:
+        AdalocError: when a file cannot be read or written, or movie and maps do not fit.
+    """
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise ConfigError(f"--plot {plot}: the picture is a PNG; write a name that ends in .png.")
+    path = find_movie(movie) if movie.is_dir() else movie
+    frames = read_frames(path)
+    size = (frames.shape[1], frames.shape[2])
+    maps = maps_of_movie(config.simulation.camera, camera_maps, camera_origin_px, size)
+    if camera_maps is not None:  # the config's movies are then simulated with them as well
+        camera = config.simulation.camera.model_copy(update={"maps": camera_maps})
+        simulation = config.simulation.model_copy(update={"camera": camera})
+        config = config.model_copy(update={"simulation": simulation})
+    pixel_nm = movie_pixel_size(path) if path.suffix.lower() in _TIFF else None
+    check = check_movie(frames, config, maps, pixel_nm)
+    _show(check, path, language, console)
+    if plot is not None:
+        from adaloc.monitor.movie_plot import write_movie_plot
+
+        write_movie_plot(plot, check, f"{path.name}: {len(check.frame_ix_T)} of {check.num_frames} frames")
+        console.print(f"  {plot}", soft_wrap=True, highlight=False)
+    return check
+
+
+def _show(check: MovieCheck, path: Path, language: Language, console: Console) -> None:
+    at = 0 if language == "en" else 1
+    height, width = check.size_px
+    looked = len(check.frame_ix_T)
+    facts = (
+        f"{path}: {check.num_frames} frames of {height} x {width} px, {looked} looked at",
+        f"{path}：{check.num_frames} 帧，{height} x {width} 像素，检查了其中 {looked} 帧",
+    )
+    console.print(facts[at], soft_wrap=True, highlight=False, markup=False)
+    table = Table(box=None, pad_edge=False)
+    for column, (title, justify) in enumerate(zip(HEADER, ("left", "right", "right", "left"), strict=True)):
+        table.add_column(title[at], justify=justify, style="yellow" if column == 3 else None)  # type: ignore[arg-type]
+    for row in check.rows:
+        table.add_row(*table_line(row, language))
+    console.print(table, highlight=False)
+    for finding in check.findings:
+        text = describe(finding, language).replace("[", r"\[")
+        console.print(f"[yellow]{WARNING[at]}[/yellow] {text}", soft_wrap=True, highlight=False)
+    if not check.findings:
+        console.print(FITS[at])
