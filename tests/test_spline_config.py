@@ -17,7 +17,7 @@ from adaloc.data.generate import generate
 from adaloc.data.scaling import measure_scaling
 from adaloc.data.windows import load_samples, measure_training_scaling, split_samples
 from adaloc.errors import ConfigError, DataError
-from adaloc.localize.command import localize_movie
+from adaloc.localize.command import LocalizeOptions, localize_movies
 from adaloc.models.losses import make_loss
 from adaloc.models.model_file import load_model, make_model, save_model
 from adaloc.simulation.psf import make_psf
@@ -97,9 +97,8 @@ def test_a_model_localizes_without_the_file_of_its_psf(tmp_path: Path) -> None:
     save_model(tmp_path / "model.pth", make_model(config, scaling))
     tifffile.imwrite(tmp_path / "movie.tif", np.full((5, 20, 20), 300, np.uint16))
     (tmp_path / "psf_3dcal.mat").unlink()
-    localize_movie(
-        tmp_path / "model.pth", tmp_path / "movie.tif", tmp_path / "locs.csv", None, 0.99, None, 10.0, "cpu", Console()
-    )
+    options = LocalizeOptions(threshold=0.99, device="cpu")
+    localize_movies(tmp_path / "model.pth", [tmp_path / "movie.tif"], tmp_path / "locs.csv", None, options, Console())
     assert (tmp_path / "locs.csv").exists()
     assert load_model(tmp_path / "model.pth").config.simulation.psf == config.simulation.psf
 

@@ -82,10 +82,10 @@ def assert_same(found: EmitterTable, expected: EmitterTable) -> None:
 # --- The receptive field ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("depth", [1, 2])
-def test_nothing_beyond_the_margin_reaches_an_output(depth: int) -> None:
+@pytest.mark.parametrize(("first_depth", "depth"), [(1, 1), (2, 2), (1, 2)])
+def test_nothing_beyond_the_margin_reaches_an_output(first_depth: int, depth: int) -> None:
     """NaN spreads through every layer, so the finite outputs are exactly those that saw none of it."""
-    network = LocalizationNetwork(NetworkConfig(base_channels=4, depth=depth), 3).eval()
+    network = LocalizationNetwork(NetworkConfig(base_channels=4, depth=depth, first_stage_depth=first_depth), 3).eval()
     margin, multiple, inner = network.margin_px, network.size_multiple_px, 4
     widest = 0
     for phase in range(multiple):

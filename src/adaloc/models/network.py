@@ -66,7 +66,7 @@ class LocalizationNetwork(nn.Module):
         self.consecutive_frames = consecutive_frames
         first_width, width = config.base_channels, config.second_stage_channels or config.base_channels
         first_depth = config.depth if config.first_stage_depth is None else config.first_stage_depth
-        self._multiple = 2 ** max(first_depth, config.depth)
+        self._depths = first_depth, config.depth
         copies = 1 if config.first_stage == "shared" else consecutive_frames
         self.first_stage = nn.ModuleList(UNet(1, first_width, first_depth, config.normalization) for _ in range(copies))
         head_width = config.head_channels or _HEAD_CHANNELS * width
@@ -90,7 +90,7 @@ class LocalizationNetwork(nn.Module):
         """
         batch, num_frames, height, width = frames_BTHW.shape
         num_targets = num_frames - self.consecutive_frames + 1
-        bottom, right = -height % self._multiple, -width % self._multiple
+        bottom, right = -height % self.size_multiple_px, -width % self.size_multiple_px
         frames = frames_BTHW.reshape(batch * num_frames, 1, height, width)
         if bottom or right:
             frames = F.pad(frames, (0, right, 0, bottom), mode="replicate")
@@ -111,13 +111,13 @@ class LocalizationNetwork(nn.Module):
         corner, gives the outputs of the whole frame. A U-Net sees 2 px at each level on the way down and 1 px on
         the way up, in pixels of that level, and once up to a whole pixel of the coarsest level to either side.
         """
-        unet = 2 * (2 ** (self.depth + 1) - 1) + 2 * (2**self.depth - 1)
-        return int(2 * unet + 1)  # two stages, and the 3x3 convolution of the head
+        stages = sum(2 * (2 ** (depth + 1) - 1) + 2 * (2**depth - 1) for depth in self._depths)
+        return int(stages + 1)  # and the 3x3 convolution of the head
 
     @property
     def size_multiple_px(self) -> int:
         """Shifts of the input by multiples of this shift the output and change nothing else."""
-        return int(2**self.depth)
+        return int(2 ** max(self._depths))
 
     def _initialize(self, output: nn.Conv2d, prior: float) -> None:
         for module in self.modules():
