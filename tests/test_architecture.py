@@ -11,7 +11,7 @@ PACKAGE = ROOT / "src" / "adaloc"
 ORDER = (
     "errors", "words", "files", "config", "config_file", "emitters", "random_streams", "progress",
     "simulation", "data", "models", "localize", "evaluation", "training", "monitor",
-    "checks", "integrity_check", "main_job", "diagnose", "bench", "cli_guard", "cli_bench",
+    "checks", "integrity_check", "main_job", "diagnose", "bench", "cli_guard", "cli_bench", "cli_calibrate",
     "cli", "__main__",
 )  # fmt: skip
 

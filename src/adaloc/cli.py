@@ -12,6 +12,7 @@ from rich.table import Table
 
 from adaloc import __version__
 from adaloc.cli_bench import bench_app
+from adaloc.cli_calibrate import calibrate_app
 from adaloc.cli_guard import console, guarded, parse_pair
 from adaloc.config import Config, PixelSize
 from adaloc.config_file import load_config
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 
 app.add_typer(bench_app, name="bench")
+app.add_typer(calibrate_app)
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="JSON config; // comments are allowed.")]
 LanguageOption = Annotated[str, typer.Option("--lang", help="Language of findings in the data: en or zh.")]

@@ -22,7 +22,7 @@ import torch
 from pydantic import ValidationError
 
 from adaloc.config import CHANNELS, Config, PupilPSFConfig, SimulationConfig
-from adaloc.data.generate import DATASET_FILE, read_description
+from adaloc.data.generate import DATASET_FILE, psf_of_data, read_description
 from adaloc.data.sample_folder import read_coefficients
 from adaloc.data.scaling import Scaling
 from adaloc.data.targets import target_rows
@@ -31,7 +31,7 @@ from adaloc.emitters import FloatArray, IntArray
 from adaloc.errors import DataError
 from adaloc.models.losses import ChannelLoss, LossSums
 from adaloc.simulation.crlb import Window, covariance_with_prior, electron_statistics, joint_information
-from adaloc.simulation.psf import PSF, make_psf
+from adaloc.simulation.psf import PSF
 
 _MOST_SECONDS = 8.0  # of one core: a minute's worth of training must not wait longer for a line in a plot
 _SECONDS_PER_EMITTER = 1e-3  # measured: images of 33 x 33 px with their derivatives
@@ -102,6 +102,7 @@ def _read_physics(samples: Sequence[Sample], config: Config) -> _Physics:
         if description is None:
             raise _UnknownError(f"the data set has no {DATASET_FILE} that says how it was made")
         simulation = SimulationConfig.model_validate(description["simulation"])
+        psf = psf_of_data(root, simulation)
         needs_coefficients = isinstance(simulation.psf, PupilPSFConfig)
         coefficients = {s.name: read_coefficients(root / s.name) if needs_coefficients else None for s in samples}
     except DataError as error:
@@ -116,7 +117,7 @@ def _read_physics(samples: Sequence[Sample], config: Config) -> _Physics:
             raise _UnknownError(f"{sample.name} has no Zernike coefficients of its emitters (zernike_coeffs)")
         if known is not None and not (ids.min() >= 0 and ids.max() < min(len(known[0]), len(known[1]))):
             raise _UnknownError(f"{sample.name} has emitters without Zernike coefficients")
-    return _Physics(make_psf(simulation.psf, simulation.optics), simulation, coefficients)
+    return _Physics(psf, simulation, coefficients)
 
 
 def _bound_sums(samples: Sequence[Sample], config: Config, loss: ChannelLoss, physics: _Physics) -> LossSums:
