@@ -10,7 +10,7 @@ PACKAGE = ROOT / "src" / "adaloc"
 # Single files of the package's root that every part may use come first; those that compose everything come last.
 ORDER = (
     "errors", "words", "files", "config", "config_file", "emitters", "random_streams", "progress",
-    "simulation", "data", "models", "localize", "evaluation", "training", "monitor",
+    "simulation", "data", "calibrate", "models", "localize", "evaluation", "training", "monitor",
     "checks", "integrity_check", "main_job", "diagnose", "bench", "cli_guard", "cli_bench", "cli_calibrate",
     "cli", "__main__",
 )  # fmt: skip
