@@ -69,7 +69,7 @@ def _draw_planes(figure: Any, measured: FloatArray, fitted: FloatArray, calibrat
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
-    figure.colorbar(handle, ax=axes[2, :], label="residual / noise", extend="both", shrink=0.9)
+    figure.colorbar(handle, ax=axes, label="residual / noise", extend="both", shrink=0.4)
 
 
 def _draw_sections(figure: Any, measured: FloatArray, fitted: FloatArray, calibration: Calibration) -> None:

@@ -146,8 +146,8 @@ def calibrate(
         )
     samples = pupil_samples(recipe.optics, recipe.roi_size_px, float(np.abs(z_T).max()))
     layout = Layout(_PHASE_MODES, _MAGNITUDE_MODES[recipe.amplitude])
-    model = _bead_model(recipe, layout, z_T, samples)
-    start = _start(measured, z_T, layout, recipe.per_plane, first)
+    model = BeadModel(make_pupil(recipe, samples), torch.from_numpy(z_T).float(), recipe.bead_diameter_nm, layout)
+    start = _start(measured, z_T, layout, recipe.per_plane, first, recipe.bead_diameter_nm)
 
     def progress(iteration: int, chi_square: float) -> None:
         report(f"iteration {iteration}: deviance per pixel {chi_square:.3f}")
@@ -188,11 +188,6 @@ def make_pupil(recipe: Recipe, samples: int) -> PupilPSF:
     )  # fmt: skip
 
 
-def _bead_model(recipe: Recipe, layout: Layout, z_T: FloatArray, samples: int) -> BeadModel:
-    psf = make_pupil(recipe, samples)
-    return BeadModel(psf, torch.from_numpy(z_T).float(), recipe.bead_diameter_nm, layout)
-
-
 def _common_planes(stacks: list[BeadStack]) -> int:
     numbers = {len(stack.photons_THW) for stack in stacks}
     if len(numbers) != 1:
@@ -214,8 +209,9 @@ def _search(photons_1TRR: FloatArray, z_T: FloatArray, recipe: Recipe) -> tuple[
     # Without the amplitude a dim edge of the aperture looks like planes that are too far apart.
     layout = Layout(_FIRST_MODES, _MAGNITUDE_MODES["radial"])
     samples = min(pupil_samples(recipe.optics, recipe.roi_size_px, float(np.abs(z).max())), _SEARCH_SAMPLES)
-    model = _bead_model(recipe, layout, z, samples)
-    plain = _start(photons, z, layout, recipe.per_plane, None)
+    # The fitted blur stands for the size of the bead here, at half of the work.
+    model = BeadModel(make_pupil(recipe, samples), torch.from_numpy(z).float(), 0.0, layout)
+    plain = _start(photons, z, layout, recipe.per_plane)
     fits = []
     for astigmatism in _ASTIGMATISMS:
         shared = plain.shared_S.copy()
@@ -228,7 +224,12 @@ def _search(photons_1TRR: FloatArray, z_T: FloatArray, recipe: Recipe) -> tuple[
 
 
 def _start(
-    photons_BTRR: FloatArray, z_T: FloatArray, layout: Layout, per_plane: bool, found: BeadParameters | None
+    photons_BTRR: FloatArray,
+    z_T: FloatArray,
+    layout: Layout,
+    per_plane: bool,
+    found: BeadParameters | None = None,
+    bead_diameter_nm: float = 0.0,
 ) -> BeadParameters:
     """Where a fit of all modes begins: moments of the light, and the pupil that a search found for one bead."""
     shared = np.zeros(layout.num_shared)
@@ -249,7 +250,7 @@ def _start(
             values = dict(zip(_MAGNITUDE_MODES["radial"], found.shared_S[len(_FIRST_MODES) : -2], strict=True))
             for place, row in enumerate(layout.magnitude_modes, len(layout.phase_modes)):
                 shared[place] = values.get(row, 0.0)
-        shared[layout.blur] = found.shared_S[-2]
+        shared[layout.blur] = max(found.shared_S[-2] - bead_diameter_nm**2 / 20, 10.0**2)
         brightest = int(photons_BTRR.mean(axis=(1, 2, 3)).argmax())
         # The search moved the brightest bead from its sharpest plane; the others are moved as far.
         position[:, 2] += found.position_B3[0, 2] - position[brightest, 2]
