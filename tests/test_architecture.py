@@ -10,9 +10,9 @@ PACKAGE = ROOT / "src" / "adaloc"
 # Single files of the package's root that every part may use come first; those that compose everything come last.
 ORDER = (
     "errors", "words", "files", "config", "config_file", "emitters", "random_streams", "progress",
-    "simulation", "data", "models", "localize", "evaluation", "training", "monitor",
+    "simulation", "data", "calibrate", "models", "localize", "evaluation", "training", "monitor",
     "checks", "movie_command", "integrity_check", "main_job", "diagnose", "bench", "cli_guard", "cli_bench",
-    "cli_camera", "cli_evaluate", "cli_files", "cli_locs", "cli_psf", "cli", "__main__",
+    "cli_calibrate", "cli_camera", "cli_evaluate", "cli_files", "cli_locs", "cli_psf", "cli", "__main__",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import typer
 
 from adaloc import __version__
 from adaloc.cli_bench import bench_app
+from adaloc.cli_calibrate import calibrate_app
 from adaloc.cli_camera import (
     CameraMapsOption,
     CameraOriginOption,
@@ -175,6 +176,7 @@ def diagnose(
     print(diagnose_folder(run, language, as_json=as_json, log_only=log_only))
 
 
+app.add_typer(calibrate_app)
 app.command()(spline)
 app.command()(camera_map)
 app.command()(localize)

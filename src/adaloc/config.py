@@ -54,7 +54,7 @@ class OpticsConfig(_Section):
 
 
 class PupilPSFConfig(_Section):
-    """Scalar diffraction through a pupil with Zernike aberrations (Noll 1 to 21, orthonormal)."""
+    """Diffraction through a pupil with Zernike aberrations (Noll 1 to 21, orthonormal); docs/psf.md."""
 
     type: Literal["pupil"] = "pupil"
     roi_size_px: OddSize = Field(33, description="odd side of the square that an emitter is drawn in")
@@ -64,6 +64,43 @@ class PupilPSFConfig(_Section):
     field_aberration_nm_rms: float = Field(
         20.0, ge=0, description="root mean square of the smooth random map that is made when no --zmap is given"
     )
+    model: Literal["scalar", "vectorial"] = Field(
+        "scalar", description="vectorial: freely rotating dipoles behind a cover slip, with an aplanatic objective"
+    )
+    sample_index: float | None = Field(
+        None, ge=1, lt=2.5, description="vectorial: index around the emitters; null: optics.refractive_index"
+    )
+    cover_slip_index: float | None = Field(None, ge=1, lt=2.5, description="vectorial; null: optics.refractive_index")
+    defocus: Literal["depth", "stage"] = Field(
+        "depth", description="vectorial: z moves the emitter in the sample, or the stage as in a scan of beads"
+    )
+    focus_depth_nm: float = Field(
+        0.0, ge=0, lt=1e5, description="vectorial: height above the cover slip that z = 0 means, in focus there"
+    )
+    blur_nm: float = Field(0.0, ge=0, lt=1000, description="sigma of a Gaussian blur of the image")
+    calibration: Path | None = Field(
+        None, description="psf.h5 of adaloc calibrate: its aberrations, model, indices and blur, not astigmatism_nm_rms"
+    )
+
+    @model_validator(mode="after")
+    def _keys_have_an_effect(self) -> PupilPSFConfig:
+        of_vectorial = {"sample_index": None, "cover_slip_index": None, "defocus": "depth", "focus_depth_nm": 0.0}
+        of_file = {
+            "model": "scalar",
+            "sample_index": None,
+            "cover_slip_index": None,
+            "blur_nm": 0.0,
+            "aplanatic": False,
+        }
+        if self.calibration is not None:
+            if given := [name for name, default in of_file.items() if getattr(self, name) != default]:
+                raise ValueError(f"{', '.join(given)}: the file in calibration says this; leave it out here")
+        elif self.model == "scalar":
+            if given := [name for name, default in of_vectorial.items() if getattr(self, name) != default]:
+                raise ValueError(f'{", ".join(given)}: has no meaning in the scalar model; set model to "vectorial"')
+        elif self.aplanatic:
+            raise ValueError("aplanatic: the vectorial model always is; leave it out")
+        return self
 
 
 class GaussianPSFConfig(_Section):
@@ -185,6 +222,24 @@ class SimulationConfig(_Section):
                     f"psf.pupil_samples {self.psf.pupil_samples} is too small for psf.roi_size_px "
                     f"{self.psf.roi_size_px}: the light would repeat inside of it"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _layers_are_possible(self) -> SimulationConfig:
+        if not isinstance(self.psf, PupilPSFConfig):
+            return self
+        slip = self.psf.cover_slip_index
+        if slip is not None and slip <= self.optics.numerical_aperture:
+            raise ValueError(
+                f"psf.cover_slip_index {slip} must be above optics.numerical_aperture "
+                f"{self.optics.numerical_aperture}: no light would pass at the aperture's edge"
+            )
+        layered = self.psf.sample_index not in (None, self.optics.refractive_index)
+        if layered and self.psf.defocus == "depth" and self.psf.focus_depth_nm + self.emitters.z_min_nm < 0:
+            raise ValueError(
+                f"psf.focus_depth_nm {self.psf.focus_depth_nm:g} and emitters.z_min_nm {self.emitters.z_min_nm:g} put "
+                "emitters below the cover slip; raise one of them"
+            )
         return self
 
 

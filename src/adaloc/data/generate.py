@@ -14,16 +14,18 @@ from adaloc import __version__
 from adaloc.config import Config, PupilPSFConfig, SimulationConfig
 from adaloc.data.sample_folder import list_samples, write_sample
 from adaloc.errors import ConfigError, DataError
-from adaloc.files import write_text
+from adaloc.files import atomic_path, write_text
 from adaloc.random_streams import Stream, numpy_stream
 from adaloc.simulation.camera_maps import maps_of, read_camera_maps, write_camera_maps
 from adaloc.simulation.field_map import FieldMap, random_field_map, read_field_map, write_field_map
 from adaloc.simulation.frames import simulate_sample
 from adaloc.simulation.psf import PSF, make_psf
+from adaloc.simulation.psf_file import read_psf_file
 from adaloc.simulation.spline import SplinePSF
 
 DATASET_FILE = "dataset.json"
 FIELD_MAP_FILE = "zmap.h5"
+CALIBRATION_FILE = "psf.h5"
 CAMERA_MAPS_FILE = "camera_maps.h5"
 _FIELD_SIZE_PX = 256
 """Side of the field that a random map covers; each sample lies at a random place in it."""
@@ -88,10 +90,12 @@ def generate(config: Config, root: Path, zmap: Path | None = None) -> Iterator[i
         )
     missing = [i for i in range(simulation.num_samples) if not (root / sample_name(i)).is_dir()]
     done = simulation.num_samples - len(missing)
-    psf = _make_psf(simulation) if missing else None  # before anything is written: its file may be missing
+    # Before anything is written: its file may be missing.
+    psf = _make_psf(simulation, root, is_new=description is None) if missing else None
     if description is None:
         root.mkdir(parents=True, exist_ok=True)
         field_map = _make_field_map(config, zmap)
+        _keep_calibration(simulation, root)
         if field_map is not None:
             write_field_map(root / FIELD_MAP_FILE, field_map)
         if (maps := maps_of(simulation.camera)) is not None:
@@ -111,9 +115,27 @@ def generate(config: Config, root: Path, zmap: Path | None = None) -> Iterator[i
             yield done
 
 
+def psf_of_data(root: Path, simulation: SimulationConfig) -> PSF:
+    """The PSF that a data set is made with; a calibration is the copy in `root`, so that the data say it all.
+
+    Raises:
+        DataError: when that copy is missing or damaged, or is not the file that `simulation` names.
+    """
+    psf = simulation.psf
+    if isinstance(psf, PupilPSFConfig) and psf.calibration is not None:
+        copy = root / CALIBRATION_FILE
+        if copy.is_file() and psf.calibration.is_file() and copy.read_bytes() != psf.calibration.read_bytes():
+            raise DataError(
+                f"{root} was simulated with another {psf.calibration} than the one that is there now. "
+                f"Delete {root} to simulate it anew, or name another folder in data.root."
+            )
+        psf = psf.model_copy(update={"calibration": copy})
+    return make_psf(psf, simulation.optics)
+
+
 def holds_other_files(root: Path) -> bool:
     """Whether a folder holds something that no interrupted start of a simulation leaves behind."""
-    ours = (FIELD_MAP_FILE, CAMERA_MAPS_FILE)
+    ours = (FIELD_MAP_FILE, CALIBRATION_FILE, CAMERA_MAPS_FILE)
     return root.is_dir() and any(p.name not in ours and not p.name.startswith(".") for p in root.iterdir())
 
 
@@ -122,8 +144,8 @@ def sample_name(index: int) -> str:
     return f"sample_{index:03d}"
 
 
-def _make_psf(simulation: SimulationConfig) -> PSF:
-    psf = make_psf(simulation.psf, simulation.optics)
+def _make_psf(simulation: SimulationConfig, root: Path, *, is_new: bool) -> PSF:
+    psf = make_psf(simulation.psf, simulation.optics) if is_new else psf_of_data(root, simulation)
     if isinstance(psf, SplinePSF):
         (low, high), asked = psf.z_range_nm, simulation.emitters
         if asked.z_min_nm < low - _DEPTH_TOLERANCE_NM or asked.z_max_nm > high + _DEPTH_TOLERANCE_NM:
@@ -145,11 +167,23 @@ def _make_field_map(config: Config, zmap: Path | None) -> FieldMap | None:
         if zmap is not None:
             raise DataError(f"A field map needs the pupil PSF; simulation.psf.type is {psf.type}.")
         return None
+    if zmap is not None and psf.calibration is not None:
+        raise DataError(
+            "--zmap and simulation.psf.calibration both say the aberrations. Give one of them; a field map holds "
+            "those of the whole field."
+        )
     if zmap is not None:
         return read_field_map(zmap)
+    measured = None if psf.calibration is None else read_psf_file(psf.calibration)
     size = max(_FIELD_SIZE_PX, config.simulation.image_size_px)
     rng = numpy_stream(config.seed, Stream.FIELD_MAP)
-    return random_field_map(psf, config.simulation.optics.wavelength_nm, (size, size), rng)
+    return random_field_map(psf, config.simulation.optics.wavelength_nm, (size, size), rng, measured)
+
+
+def _keep_calibration(simulation: SimulationConfig, root: Path) -> None:
+    if isinstance(simulation.psf, PupilPSFConfig) and simulation.psf.calibration is not None:
+        with atomic_path(root / CALIBRATION_FILE) as temporary:
+            temporary.write_bytes(simulation.psf.calibration.read_bytes())
 
 
 def _describe(config: Config, zmap: Path | None) -> dict[str, Any]:

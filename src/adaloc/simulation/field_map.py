@@ -16,6 +16,7 @@ from adaloc.config import PupilPSFConfig
 from adaloc.emitters import FloatArray
 from adaloc.errors import DataError
 from adaloc.files import atomic_path
+from adaloc.simulation.psf_file import PSFFile
 from adaloc.simulation.pupil import clear_magnitudes
 from adaloc.simulation.zernike import NUM_MODES
 
@@ -78,12 +79,16 @@ class FieldMap:
 
 
 def random_field_map(
-    config: PupilPSFConfig, wavelength_nm: float, size_px: tuple[int, int], rng: np.random.Generator
+    config: PupilPSFConfig,
+    wavelength_nm: float,
+    size_px: tuple[int, int],
+    rng: np.random.Generator,
+    measured: PSFFile | None = None,
 ) -> FieldMap:
-    """Constant astigmatism plus smooth quadratic fields in Noll 5 to 21, lower orders stronger.
+    """A constant aberration plus smooth quadratic fields in Noll 5 to 21, lower orders stronger.
 
-    The root mean square of all field-dependent modes together, over the field, is
-    `config.field_aberration_nm_rms`.
+    The constant one is astigmatism, or what was `measured`, in phase and amplitude. The root mean square of all
+    field-dependent modes together, over the field, is `config.field_aberration_nm_rms`.
     """
     height, width = size_px
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
@@ -94,9 +99,14 @@ def random_field_map(
     varying[_FIRST_ABERRATION:] = np.tensordot(weights, basis, axes=1)
     rms = np.sqrt((varying**2).sum(0).mean())
     phase = varying * (config.field_aberration_nm_rms / rms)
-    phase[_ASTIGMATISM] += config.astigmatism_nm_rms
+    if measured is None:
+        phase[_ASTIGMATISM] += config.astigmatism_nm_rms
     corners = np.array([[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]], dtype=np.float64)
-    return FieldMap(phase * (2 * np.pi / wavelength_nm), corners, clear_magnitudes(len(corners)))
+    magnitude, phase = clear_magnitudes(len(corners)), phase * (2 * np.pi / wavelength_nm)
+    if measured is not None:
+        phase += measured.phase_K[:, None, None]
+        magnitude[:] = measured.magnitude_K
+    return FieldMap(phase, corners, magnitude)
 
 
 def write_field_map(path: Path, field_map: FieldMap) -> None:

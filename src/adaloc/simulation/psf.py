@@ -8,8 +8,11 @@ from typing import Protocol
 import torch
 
 from adaloc.config import GaussianPSFConfig, OpticsConfig, PSFConfig, PupilPSFConfig, SplinePSFConfig
-from adaloc.simulation.pupil import ScalarPupilPSF
+from adaloc.errors import ConfigError
+from adaloc.simulation.psf_file import read_psf_file
+from adaloc.simulation.pupil import PupilPSF, ScalarPupilPSF
 from adaloc.simulation.spline_files import load_spline_psf
+from adaloc.simulation.vectorial import VectorialPupilPSF
 
 
 class PSF(Protocol):
@@ -65,12 +68,39 @@ def make_psf(config: PSFConfig, optics: OpticsConfig) -> PSF:
 
     Raises:
         DataError: when the file of a calibration is missing or cannot be used.
+        ConfigError: when a calibration is of other optics.
     """
     if isinstance(config, SplinePSFConfig):
         return load_spline_psf(config, optics)
     if isinstance(config, PupilPSFConfig):
-        return ScalarPupilPSF(optics, config.roi_size_px, config.pupil_samples, aplanatic=config.aplanatic)
+        return _pupil_psf(config, optics)
     return GaussianPSF(config, optics)
+
+
+def _pupil_psf(config: PupilPSFConfig, optics: OpticsConfig) -> PupilPSF:
+    model, aplanatic, blur_nm, pupil_phase = config.model, config.aplanatic, config.blur_nm, None
+    sample_index, cover_slip_index = config.sample_index, config.cover_slip_index
+    if config.calibration is not None:
+        measured = read_psf_file(config.calibration)
+        measured.require_optics(optics, str(config.calibration))
+        model, aplanatic, blur_nm = measured.model, measured.aplanatic, measured.blur_nm
+        sample_index, cover_slip_index = measured.sample_index, measured.cover_slip_index
+        pupil_phase = measured.pupil_phase_on(config.pupil_samples)
+        if model == "scalar" and (config.defocus != "depth" or config.focus_depth_nm != 0):
+            raise ConfigError(
+                "simulation.psf.defocus and focus_depth_nm have no meaning in the scalar model of "
+                f"{config.calibration}; leave them out, or calibrate with --vectorial."
+            )
+    if model == "scalar":
+        return ScalarPupilPSF(
+            optics, config.roi_size_px, config.pupil_samples,
+            aplanatic=aplanatic, blur_nm=blur_nm, pupil_phase=pupil_phase,
+        )  # fmt: skip
+    return VectorialPupilPSF(
+        optics, config.roi_size_px, config.pupil_samples,
+        sample_index=sample_index, cover_slip_index=cover_slip_index, defocus=config.defocus,
+        focus_depth_nm=config.focus_depth_nm, blur_nm=blur_nm, pupil_phase=pupil_phase,
+    )  # fmt: skip
 
 
 def _huang_sigma(

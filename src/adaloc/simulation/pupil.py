@@ -11,6 +11,10 @@ Axes: N emitters, v and u pupil rows and columns, S samples and R pixels of the 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
 
 import numpy as np
 import torch
@@ -21,7 +25,126 @@ from adaloc.emitters import FloatArray
 from adaloc.simulation.zernike import NUM_MODES, zernike_modes
 
 
-class ScalarPupilPSF:
+class PupilPSF(ABC):
+    """What scalar and vectorial pupils share: the grid, ramps, modes, and the way from the pupil to the pixels.
+
+    Args:
+        optics: wavelength, NA, index of refraction, pixel size.
+        roi_size_px: odd side of the square that is computed.
+        pupil_samples: samples across the pupil; light repeats after pupil_samples * wavelength / (2 NA).
+        blur_nm: sigma of a Gaussian that the image is blurred with, as by vibration or the width of the spectrum.
+        pupil_phase: (pupil_samples, pupil_samples) radians that every emitter has, beyond the Zernike modes; the
+            rows along y and the columns along x, as the grid of `pupil_grid`.
+    """
+
+    def __init__(
+        self,
+        optics: OpticsConfig,
+        roi_size_px: int,
+        pupil_samples: int,
+        *,
+        blur_nm: float = 0.0,
+        pupil_phase: FloatArray | None = None,
+    ) -> None:
+        if roi_size_px % 2 == 0:
+            raise ValueError(f"roi_size_px must be odd, so that an emitter's pixel is its centre; it is {roi_size_px}")
+        self.roi_size_px = roi_size_px
+        u, coverage = pupil_grid(pupil_samples)
+        u_col, v_row = np.meshgrid(u, u)
+        rho = np.minimum(np.hypot(u_col, v_row), 1.0)  # cells that the edge cuts count as lying on it
+        inside = coverage > 0
+        wavenumber_per_nm = 2 * math.pi / optics.wavelength_nm
+        lateral_per_nm = wavenumber_per_nm * optics.numerical_aperture
+
+        self._inside = torch.from_numpy(np.flatnonzero(inside))
+        self._pupil_samples = pupil_samples
+        self._coverage_P = tensor(coverage[inside])
+        modes = zernike_modes(rho, np.arctan2(v_row, u_col))
+        self._modes_KP = tensor(modes[:, inside])
+        self._constant_phase_P = None if pupil_phase is None else tensor(pupil_phase[inside])
+        pixel = (optics.pixel_size_nm.x, optics.pixel_size_nm.y)
+        # phase per px along x, per px along y, per nm along z
+        self._phase_3P = tensor(
+            np.stack(
+                [
+                    -lateral_per_nm * pixel[0] * u_col[inside],
+                    -lateral_per_nm * pixel[1] * v_row[inside],
+                    self._axial_phase_per_nm(optics, rho)[inside],
+                ]
+            )
+        )
+        axes = [PupilAxis(size, u, lateral_per_nm, roi_size_px) for size in pixel]
+        self._axes = axes
+        self._fourier_xuS, self._fourier_yvS = (axis.fourier() for axis in axes)
+        self._integrate_xRS, self._integrate_yRS = (axis.integrals(blur_nm) for axis in axes)
+        # Parseval: with the energy of the pupil's disk, the intensities of all pixels of the plane sum to 1.
+        period_px = math.prod(pupil_samples * optics.wavelength_nm / (2 * optics.numerical_aperture) / p for p in pixel)
+        self._density = 1 / period_px
+
+    @abstractmethod
+    def images(
+        self,
+        x_N: torch.Tensor,
+        y_N: torch.Tensor,
+        z_N: torch.Tensor,
+        phase_NK: torch.Tensor | None = None,
+        magnitude_NK: torch.Tensor | None = None,
+        *,
+        blur_nm: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Images of emitters; differentiable in all arguments.
+
+        Args:
+            x_N: column offset to the centre of the region's middle pixel, px.
+            y_N: row offset, px.
+            z_N: axial position relative to focus, nm; it rises away from the objective.
+            phase_NK: Zernike phase coefficients, radians rms; None for no aberration.
+            magnitude_NK: Zernike expansion of the pupil's amplitude (1, 0, 0, ... when clear); None when clear.
+            blur_nm: sigma of the blur, for fits; None for the one that the PSF was made with.
+
+        Returns:
+            (N, R, R) share of the collected photons in each pixel; sums to at most 1 up to rounding.
+        """
+
+    def to(self, device: torch.device) -> Self:
+        """Moves the matrices to a device; returns self."""
+        for name, value in vars(self).items():
+            if isinstance(value, torch.Tensor):
+                setattr(self, name, value.to(device))
+        return self
+
+    @abstractmethod
+    def _axial_phase_per_nm(self, optics: OpticsConfig, rho: FloatArray) -> FloatArray:
+        """Phase per nm of z at the radii `rho` of the pupil."""
+
+    def _angles(
+        self, x_N: torch.Tensor, y_N: torch.Tensor, z_N: torch.Tensor, phase_NK: torch.Tensor | None
+    ) -> torch.Tensor:
+        """(N, P) phase in the pupil."""
+        angle_NP = torch.stack([x_N, y_N, z_N], dim=1).to(self._phase_3P.dtype) @ self._phase_3P
+        if phase_NK is not None:
+            angle_NP = angle_NP + phase_NK.to(angle_NP.dtype) @ self._modes_KP
+        return angle_NP if self._constant_phase_P is None else angle_NP + self._constant_phase_P
+
+    def _pixels(self, field_MP: torch.Tensor, energy_N: torch.Tensor, blur_nm: torch.Tensor | None) -> torch.Tensor:
+        """(N, R, R) images from the fields of all components, M = N times their number, emitter by emitter."""
+        samples, emitters = self._pupil_samples, len(energy_N)
+        pupil = field_MP.new_zeros(len(field_MP), samples * samples).index_copy(1, self._inside, field_MP)
+        field = pupil.view(-1, samples, samples) @ self._fourier_xuS
+        field = self._fourier_yvS.mT @ field
+        intensity = field.real.square() + field.imag.square()
+        if len(field) != emitters:
+            intensity = intensity.view(emitters, -1, *intensity.shape[1:]).sum(1)
+        intensity = intensity * (self._density / energy_N)[:, None, None]
+        integrate_x, integrate_y = self._integrate_xRS, self._integrate_yRS
+        if blur_nm is not None:
+            integrate_x, integrate_y = (axis.integrals_of(blur_nm) for axis in self._axes)
+        # Band limitation allows the exact integral over a pixel from samples at Nyquist; the cut at the region's
+        # edge leaves ripples of about 1e-5 that may be negative, and photon counts cannot be.
+        return (integrate_y @ intensity @ integrate_x.mT).clamp_min(0)
+
+
+class ScalarPupilPSF(PupilPSF):
     """Field-dependent scalar PSF.
 
     Args:
@@ -29,52 +152,26 @@ class ScalarPupilPSF:
         roi_size_px: odd side of the square that is computed.
         pupil_samples: samples across the pupil; light repeats after pupil_samples * wavelength / (2 NA).
         aplanatic: amplitude 1/sqrt(cos theta) of an isotropic emitter seen by a sine-condition objective; else 1.
+        blur_nm, pupil_phase: see `PupilPSF`.
     """
 
     def __init__(
-        self, optics: OpticsConfig, roi_size_px: int, pupil_samples: int = 40, *, aplanatic: bool = False
+        self,
+        optics: OpticsConfig,
+        roi_size_px: int,
+        pupil_samples: int = 40,
+        *,
+        aplanatic: bool = False,
+        blur_nm: float = 0.0,
+        pupil_phase: FloatArray | None = None,
     ) -> None:
-        if roi_size_px % 2 == 0:
-            raise ValueError(f"roi_size_px must be odd, so that an emitter's pixel is its centre; it is {roi_size_px}")
-        self.roi_size_px = roi_size_px
-        u, coverage = _pupil_grid(pupil_samples)
-        u_col, v_row = np.meshgrid(u, u)
-        rho = np.minimum(np.hypot(u_col, v_row), 1.0)  # cells that the edge cuts count as lying on it
-        cosine = np.sqrt(1 - (optics.numerical_aperture / optics.refractive_index * rho) ** 2)
-        amplitude = coverage / np.sqrt(cosine) if aplanatic else coverage
-        inside = coverage > 0
-        wavenumber_per_nm = 2 * math.pi / optics.wavelength_nm
-        lateral_per_nm = wavenumber_per_nm * optics.numerical_aperture
-
-        self._inside = torch.from_numpy(np.flatnonzero(inside))
-        self._pupil_samples = pupil_samples
-        self._amplitude_P = _tensor(amplitude[inside])
-        self._coverage_P = _tensor(coverage[inside])
-        modes = zernike_modes(rho, np.arctan2(v_row, u_col))
-        self._modes_KP = _tensor(modes[:, inside])
-        pixel = (optics.pixel_size_nm.x, optics.pixel_size_nm.y)
-        # phase per px along x, per px along y, per nm along z
-        self._phase_3P = _tensor(
-            np.stack(
-                [
-                    -lateral_per_nm * pixel[0] * u_col[inside],
-                    -lateral_per_nm * pixel[1] * v_row[inside],
-                    wavenumber_per_nm * optics.refractive_index * cosine[inside],
-                ]
-            )
-        )
-        self._fourier_xuS, self._integrate_xRS = _axis_matrices(pixel[0], u, lateral_per_nm, roi_size_px)
-        self._fourier_yvS, self._integrate_yRS = _axis_matrices(pixel[1], u, lateral_per_nm, roi_size_px)
-        # Parseval: with the energy of the pupil's disk, the intensities of all pixels of the plane sum to 1.
-        period_px = math.prod(pupil_samples * optics.wavelength_nm / (2 * optics.numerical_aperture) / p for p in pixel)
-        self._density = 1 / period_px
-
-    def to(self, device: torch.device) -> ScalarPupilPSF:
-        """Moves the matrices to a device; returns self."""
-        for name, value in vars(self).items():
-            if isinstance(value, torch.Tensor):
-                setattr(self, name, value.to(device))
-        return self
+        super().__init__(optics, roi_size_px, pupil_samples, blur_nm=blur_nm, pupil_phase=pupil_phase)
+        amplitude_P = self._coverage_P
+        if aplanatic:
+            u, coverage = pupil_grid(pupil_samples)
+            rho = np.minimum(np.hypot(*np.meshgrid(u, u)), 1.0)
+            amplitude_P = tensor((coverage / np.sqrt(_cosine(optics, rho)))[coverage > 0])
+        self._amplitude_P = amplitude_P
 
     def images(
         self,
@@ -83,35 +180,78 @@ class ScalarPupilPSF:
         z_N: torch.Tensor,
         phase_NK: torch.Tensor | None = None,
         magnitude_NK: torch.Tensor | None = None,
+        *,
+        blur_nm: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Images of emitters; differentiable in all arguments.
-
-        Args:
-            x_N: column offset to the centre of the region's middle pixel, px.
-            y_N: row offset, px.
-            z_N: axial position relative to focus, nm.
-            phase_NK: Zernike phase coefficients, radians rms; None for no aberration.
-            magnitude_NK: Zernike expansion of the pupil's amplitude (1, 0, 0, ... when clear); None when clear.
-
-        Returns:
-            (N, R, R) share of the collected photons in each pixel; sums to at most 1 up to rounding.
-        """
-        angle_NP = torch.stack([x_N, y_N, z_N], dim=1).to(self._phase_3P.dtype) @ self._phase_3P
-        if phase_NK is not None:
-            angle_NP = angle_NP + phase_NK.to(angle_NP.dtype) @ self._modes_KP
+        """(N, R, R) share of photons per pixel; see `PupilPSF.images`."""
+        angle_NP = self._angles(x_N, y_N, z_N, phase_NK)
         amplitude_NP = self._amplitude_P.expand_as(angle_NP)
         if magnitude_NK is not None:
             amplitude_NP = amplitude_NP * (magnitude_NK.to(angle_NP.dtype) @ self._modes_KP)
         energy_N = (amplitude_NP.square() / self._coverage_P).sum(1)
         field_NP = torch.polar(amplitude_NP.abs(), angle_NP + math.pi * (amplitude_NP < 0))
-        samples = self._pupil_samples
-        pupil = field_NP.new_zeros(len(x_N), samples * samples).index_copy(1, self._inside, field_NP)
-        field = pupil.view(-1, samples, samples) @ self._fourier_xuS
-        field = self._fourier_yvS.mT @ field
-        intensity = (field.real.square() + field.imag.square()) * (self._density / energy_N)[:, None, None]
-        # Band limitation allows the exact integral over a pixel from samples at Nyquist; the cut at the region's
-        # edge leaves ripples of about 1e-5 that may be negative, and photon counts cannot be.
-        return (self._integrate_yRS @ intensity @ self._integrate_xRS.mT).clamp_min(0)
+        return self._pixels(field_NP, energy_N, blur_nm)
+
+    def _axial_phase_per_nm(self, optics: OpticsConfig, rho: FloatArray) -> FloatArray:
+        return 2 * math.pi / optics.wavelength_nm * optics.refractive_index * _cosine(optics, rho)
+
+
+@dataclass(frozen=True)
+class PupilAxis:
+    """One axis of the image: from the pupil to samples, and from samples to pixels.
+
+    Attributes:
+        pixel_nm: size of a pixel.
+        u_P: coordinates of the pupil's samples, -1 to 1.
+        lateral_per_nm: phase per nm at the edge of the pupil.
+        roi_size_px: number of pixels.
+    """
+
+    pixel_nm: float
+    u_P: FloatArray
+    lateral_per_nm: float
+    roi_size_px: int
+
+    @property
+    def per_pixel(self) -> int:
+        """Samples in a pixel: the intensity holds frequencies up to 2 NA / wavelength, and needs two a period."""
+        return math.ceil(self.pixel_nm / (math.pi / (2 * self.lateral_per_nm)))
+
+    def fourier(self) -> torch.Tensor:
+        """(P, S) Fourier matrix."""
+        matrix = np.exp(1j * self.lateral_per_nm * self.pixel_nm * self.u_P[:, None] * self._offsets_px()[None, :])
+        return torch.from_numpy(matrix.astype(np.complex64))
+
+    def integrals(self, blur_nm: float) -> torch.Tensor:
+        """(R, S) matrix that blurs samples and integrates them over pixels."""
+        if blur_nm > 0:
+            return self.integrals_of(torch.tensor(blur_nm, dtype=torch.float64)).float()
+        distance, edge = self._distances(), self.per_pixel / 2
+        integral = (sici(np.pi * (distance + edge))[0] - sici(np.pi * (distance - edge))[0]) / np.pi / self.per_pixel
+        return tensor(integral)
+
+    def integrals_of(self, blur_nm: torch.Tensor) -> torch.Tensor:
+        """The same for a blur that may be fitted: the integral over frequencies, by Gauss-Legendre quadrature."""
+        cosine_RSF, exponent_F = (torch.from_numpy(part).to(blur_nm) for part in self._frequency_integral)
+        return cosine_RSF @ (exponent_F * blur_nm.square()).exp()
+
+    @cached_property
+    def _frequency_integral(self) -> tuple[FloatArray, FloatArray]:
+        """(R, S, F) weighted cosines, and (F,) what a squared blur in nm adds to the exponent."""
+        # The cosine turns once a sample of distance and period of the samples: 1.5 nodes a turn are converged.
+        nodes, weights = np.polynomial.legendre.leggauss(3 * self.roi_size_px * self.per_pixel // 2 + 16)
+        frequency, weight = (nodes + 1) / 4, weights / 2  # cycles per sample, 0 to 1/2; both signs together
+        cosine_RSF = np.cos(2 * np.pi * self._distances()[:, :, None] * frequency)
+        per_nm = frequency * self.per_pixel / self.pixel_nm
+        return cosine_RSF * (weight * np.sinc(frequency * self.per_pixel)), -2 * (np.pi * per_nm) ** 2
+
+    def _offsets_px(self) -> FloatArray:
+        return (np.arange(self.roi_size_px * self.per_pixel) + 0.5) / self.per_pixel - self.roi_size_px / 2
+
+    def _distances(self) -> FloatArray:
+        """(R, S) from each pixel's centre to each sample, in samples."""
+        centres_px = np.arange(self.roi_size_px) - (self.roi_size_px - 1) / 2
+        return np.asarray((centres_px[:, None] - self._offsets_px()[None, :]) * self.per_pixel)
 
 
 def clear_magnitudes(num_emitters: int) -> FloatArray:
@@ -121,11 +261,12 @@ def clear_magnitudes(num_emitters: int) -> FloatArray:
     return magnitudes
 
 
-def _tensor(array: FloatArray) -> torch.Tensor:
+def tensor(array: FloatArray) -> torch.Tensor:
+    """A float32 tensor with the array's values."""
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
-def _pupil_grid(samples: int) -> tuple[FloatArray, FloatArray]:
+def pupil_grid(samples: int) -> tuple[FloatArray, FloatArray]:
     """Cell centres across the pupil, (P,), and the share of each cell inside the unit disk, (P, P)."""
     fine = 16
     u_fine = (np.arange(samples * fine) + 0.5) / (samples * fine) * 2 - 1
@@ -134,17 +275,6 @@ def _pupil_grid(samples: int) -> tuple[FloatArray, FloatArray]:
     return (np.arange(samples) + 0.5) / samples * 2 - 1, coverage
 
 
-def _axis_matrices(
-    pixel_nm: float, u: FloatArray, lateral_per_nm: float, roi_size_px: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fourier matrix (P, S) from pupil to samples, and matrix (R, S) that integrates samples over pixels."""
-    # The intensity holds frequencies up to 2 NA / wavelength: sample it no coarser than half that period.
-    nyquist_nm = math.pi / (2 * lateral_per_nm)
-    per_pixel = math.ceil(pixel_nm / nyquist_nm)
-    offsets_px = (np.arange(roi_size_px * per_pixel) + 0.5) / per_pixel - roi_size_px / 2
-    fourier = np.exp(1j * lateral_per_nm * pixel_nm * u[:, None] * offsets_px[None, :])
-    centres_px = np.arange(roi_size_px) - (roi_size_px - 1) / 2
-    distance = (centres_px[:, None] - offsets_px[None, :]) * per_pixel
-    edge = per_pixel / 2
-    integral = (sici(np.pi * (distance + edge))[0] - sici(np.pi * (distance - edge))[0]) / np.pi / per_pixel
-    return torch.from_numpy(fourier.astype(np.complex64)), _tensor(integral)
+def _cosine(optics: OpticsConfig, rho: FloatArray) -> FloatArray:
+    """Cosine of a ray's angle in the immersion medium."""
+    return np.asarray(np.sqrt(1 - (optics.numerical_aperture / optics.refractive_index * rho) ** 2))

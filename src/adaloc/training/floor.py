@@ -24,7 +24,7 @@ import torch
 from pydantic import ValidationError
 
 from adaloc.config import CHANNELS, Config, PupilPSFConfig, SimulationConfig
-from adaloc.data.generate import DATASET_FILE, read_description
+from adaloc.data.generate import DATASET_FILE, psf_of_data, read_description
 from adaloc.data.sample_folder import read_coefficients
 from adaloc.data.scaling import Scaling
 from adaloc.data.targets import target_rows
@@ -39,7 +39,7 @@ from adaloc.simulation.crlb import (
     electron_statistics,
     joint_information,
 )
-from adaloc.simulation.psf import PSF, make_psf
+from adaloc.simulation.psf import PSF
 from adaloc.training.detection_bound import detection_bound
 
 _MOST_SECONDS = 8.0  # of one core: a minute's worth of training must not wait longer for a line in a plot
@@ -111,9 +111,9 @@ def _read_physics(samples: Sequence[Sample], config: Config) -> _Physics:
         if description is None:
             raise _UnknownError(f"the data set has no {DATASET_FILE} that says how it was made")
         simulation = SimulationConfig.model_validate(description["simulation"])
+        psf = psf_of_data(root, simulation)  # a spline's file may be gone since
         needs_coefficients = isinstance(simulation.psf, PupilPSFConfig)
         coefficients = {s.name: read_coefficients(root / s.name) if needs_coefficients else None for s in samples}
-        psf = make_psf(simulation.psf, simulation.optics)  # a calibration's file may be gone since
     except DataError as error:
         raise _UnknownError(str(error)) from None
     except ValidationError as error:
