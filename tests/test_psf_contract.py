@@ -52,6 +52,7 @@ def astigmatism(num: int) -> torch.Tensor:
 PUPIL = make_psf(PupilPSFConfig(), OPTICS)
 PSFS = {
     "pupil": Promise(PUPIL, least_sum=0.8, uses_phase=True),
+    "vectorial": Promise(make_psf(PupilPSFConfig(model="vectorial"), OPTICS), least_sum=0.8, uses_phase=True),
     "gaussian 2D": Promise(gaussian(None), least_sum=0.999),
     "gaussian 3D": Promise(gaussian(290.0), least_sum=0.99),
     "spline of a gaussian": Promise(spline_of(gaussian(290.0)), least_sum=0.98),
