@@ -1,6 +1,6 @@
 """Does the memory of `adaloc localize` depend on the length of the movie?
 
-    python benchmarks/streaming.py --work WORK [--gigabytes 20] [--frames 122,610,1830] [--size 256x256] [--channels 4]
+    python benchmarks/streaming.py --work WORK [--gigabytes 20] [--frames 105,525,1575] [--size 256x256] [--channels 4]
 
 Makes a sparse Picasso .raw of that many gigabytes whose first frames hold noise and spots, and localizes more and more
 of its frames, each length in a process of its own that reports its peak resident memory. The network is untrained;
@@ -110,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for the movie, the model and the outputs")
     parser.add_argument("--gigabytes", type=float, default=20.0, help="size of the movie")
-    parser.add_argument("--frames", default="122,610,1830", help="numbers of frames to localize")
+    parser.add_argument("--frames", default="105,525,1575", help="numbers of frames to localize")
     parser.add_argument("--size", default="256x256", help="HEIGHTxWIDTH of a frame")
     parser.add_argument("--channels", type=int, default=4, help="width of the network; the default config has 16")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -128,6 +128,9 @@ def main() -> None:
     )
     make_untrained_model(work / "model.pth", movie, (height, width), arguments.channels)
 
+    for left in work.glob("locs_*.unfinished"):  # of a benchmark that was stopped
+        left.unlink()
+
     def measure(part: int) -> Any:
         command = [sys.executable, __file__, "--work", str(work), "--part", str(part)]
         measured = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
@@ -140,7 +143,7 @@ def main() -> None:
         "device": describe_device(choose_device("cpu")),
         "movie": {"gigabytes": movie.stat().st_size / 1e9, "frames": num_frames, "height": height, "width": width},
         "program_alone_peak_megabytes": measure(0),
-        "parts": [measure(length) for length in lengths],  # a block has 122 frames of 256 x 256 px
+        "parts": [measure(length) for length in lengths],  # by default of 1, 5 and 15 blocks
     }
     movie.unlink()
     arguments.out.parent.mkdir(exist_ok=True)
