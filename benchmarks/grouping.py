@@ -86,6 +86,18 @@ def grouping(use_z: bool, side_nm: float, seed: int) -> dict[str, Any]:
     }
 
 
+def wrong_uncertainties(factor: float, side_nm: float, seed: int) -> dict[str, float]:
+    """What grouping makes of it when every stated uncertainty is the true one times a factor."""
+    table, place = blinking_molecules(side_nm, seed)
+    x, y, z = table.x_sigma, table.y_sigma, table.z_sigma
+    assert x is not None and y is not None and z is not None
+    stated = table.with_columns(x_sigma=factor * x, y_sigma=factor * y, z_sigma=factor * z)
+    labels = group(stated, pixel_size_nm=PIXEL).member_of
+    points = np.column_stack([table.x * PIXEL.x, table.y * PIXEL.y, table.z])
+    sigmas = np.column_stack([x * PIXEL.x, y * PIXEL.y, z])
+    return {"factor": factor, "side_nm": side_nm, **figures(labels, table.emitter_id, points, sigmas, place)}
+
+
 def rivals(scaled: FloatArray) -> Iterator[tuple[str, Callable[[], Iterator[IntArray]]]]:
     """scikit-learn's methods, each over a few of its parameters; noise points become molecules of their own."""
     if importlib.util.find_spec("sklearn") is None:
@@ -242,13 +254,18 @@ def main() -> None:
         "sigma_nm": SIGMA_NM.tolist(),
         "mean_localizations_per_molecule": MEAN_COUNT,
         "grouping": cases,
+        "grouping_with_wrong_uncertainties": [
+            wrong_uncertainties(factor, side, arguments.seed)
+            for side in SIDES_NM[:3]
+            for factor in (0.7, 0.85, 1.2, 1.5)
+        ],
         "gain_exceeded_by_1_percent_of_single_molecules": {
             f"{axes}D, {num} localizations": gains_of_one_molecule(axes, num) for axes in (2, 3) for num in (3, 10, 30)
         },
         "drift": [drift(num, arguments.seed) for num in (5000, 20_000, 100_000)],
         "frc": [frc(sigma, repeats) for sigma in (10.0, 20.0) for repeats in (1, 5)],
     }
-    for name in ("drift", "frc"):
+    for name in ("grouping_with_wrong_uncertainties", "drift", "frc"):
         for row in results[name]:
             print(name, json.dumps(row))
     write_text(arguments.out, json.dumps(results, indent=2) + "\n")

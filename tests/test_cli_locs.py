@@ -114,6 +114,18 @@ def test_uncertainties_given_computed_or_missing(movie: EmitterTable, tmp_path: 
     assert "needs a background" in run(*common, "--psf-sigma-nm", 130, status=2)
 
 
+def test_wrong_uncertainties_are_said_to_be(movie: EmitterTable, tmp_path: Path) -> None:
+    still = movie.with_columns(
+        x=movie.x - movie.frame / NUM_FRAMES * 100 / 120, z=movie.z - movie.frame / NUM_FRAMES * 40
+    )
+    path, out = tmp_path / "locs.csv", tmp_path / "molecules.csv"
+    write_thunderstorm_csv(path, still, OBLONG)
+    common = ("group", path, "-o", out, "--pixel-size-nm", "120x80")
+    assert "Warning" not in run(*common)
+    assert "too small" in run(*common, "--sigma-nm", 6, "--sigma-z-nm", 15)
+    assert "too large" in run(*common, "--sigma-nm", 15, "--sigma-z-nm", 38)
+
+
 def test_wrong_names_and_values(locs: Path, tmp_path: Path) -> None:
     for command in ("link", "group", "drift"):
         assert ".csv" in run(command, locs, "-o", tmp_path / "x.txt", status=2)
