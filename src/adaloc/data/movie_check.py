@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from adaloc.config import CameraConfig, Config, PixelSize
 from adaloc.data.finding import Finding
-from adaloc.data.movie_findings import judge_movie, look_at_numbers
+from adaloc.data.movie_findings import judge_movie
 from adaloc.data.movie_measure import MovieFacts, measure_movie
+from adaloc.data.movie_numbers import look_at_numbers
 from adaloc.data.movie_reference import Reference, simulate_reference
 from adaloc.data.movie_table import Row, movie_table
 from adaloc.data.sample_folder import read_movie

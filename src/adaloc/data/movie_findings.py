@@ -7,15 +7,15 @@ of the config are not the camera's, whatever the light is. How the variance grow
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from adaloc.config import BackgroundConfig, CameraConfig, Config, PixelSize
 from adaloc.data.finding import Finding
 from adaloc.data.movie_measure import MovieFacts
+from adaloc.data.movie_numbers import RawFacts, check_numbers
 from adaloc.data.movie_reference import (
     SPREAD_OF_FEW,
     Reference,
@@ -42,45 +42,7 @@ _SPREADS = 3.0
 VAGUE_SLOPE = 0.5  # relative error beyond which the slope decides nothing
 _UNDECIDED_SIGMAS = 1.0  # of the slope, by which it must lie nearer to one explanation than to the other
 _EM_FACTOR = 4.0  # of gain, beyond which a gain register that one side does not know of is the likeliest reason
-_FULL_SCALES_ADU = (255, 1023, 4095, 16383, 65535)
-_SATURATED_SHARE = 1e-4
-_BELOW_BASELINE_SIGMAS = 6.0
-_FEW_PIXELS = 4096  # fewer do not show which numbers a movie holds
-
-
-@dataclass(frozen=True)
-class RawFacts:
-    """Numbers as they are in the file.
-
-    Attributes:
-        bytes_per_pixel: of the file's number type.
-        lowest, highest: ADU. dark: the 0.1 % quantile.
-        is_whole: whether all are whole numbers.
-        step: all are multiples of it above the lowest; 1 for a camera's own numbers, 0 when not whole.
-        full_scale_share: share of the pixels at the highest value, where that is a camera's full scale; else 0.
-    """
-
-    bytes_per_pixel: int
-    lowest: float
-    highest: float
-    dark: float
-    is_whole: bool
-    step: int
-    full_scale_share: float
-
-
-def look_at_numbers(raw_THW: npt.NDArray[np.generic]) -> RawFacts:
-    """What kind of numbers a movie holds."""
-    values = np.asarray(raw_THW)
-    is_whole = values.dtype.kind in "ui" or bool((values == np.rint(values)).all())
-    step = 0
-    if is_whole:
-        whole = np.unique(values).astype(np.int64)
-        step = int(np.gcd.reduce(np.diff(whole))) if len(whole) > 1 else 1
-    highest = float(values.max())
-    at_top = float((values == values.max()).mean()) if highest in _FULL_SCALES_ADU else 0.0
-    dark = float(np.quantile(values, 0.001))
-    return RawFacts(values.dtype.itemsize, float(values.min()), highest, dark, is_whole, step, at_top)
+_SPREAD_PER_SPOT = 0.4  # few spots differ more than few simulated movies show
 
 
 def quick_findings(movie: MovieFacts, camera: CameraConfig, background_photons: float) -> list[Finding]:
@@ -121,7 +83,7 @@ def judge_movie(
         Findings; a movie that the config itself makes has none.
     """
     camera = reference.camera
-    findings = _numbers(raw, num_pixels, camera)
+    findings = check_numbers(raw, num_pixels, camera)
     converted = any(f.cause in ("eight_bit", "not_adu", "offset_removed") for f in findings)
     width = light_ratios(movie, reference)[0]
     of_camera = (
@@ -149,29 +111,6 @@ def density_of(config: Config) -> float:
     return config.simulation.emitters.density_per_um2
 
 
-def _numbers(raw: RawFacts, num_pixels: int, camera: CameraConfig) -> list[Finding]:
-    findings = []
-    if num_pixels >= _FEW_PIXELS and (raw.bytes_per_pixel == 1 or (raw.is_whole and raw.highest == 255)):
-        findings.append(Finding("eight_bit", "warn", {"lowest_adu": raw.lowest, "highest_adu": raw.highest}))
-    elif not raw.is_whole:
-        findings.append(Finding("not_adu", "warn", {"lowest_adu": raw.lowest, "highest_adu": raw.highest}))
-    elif num_pixels >= _FEW_PIXELS and raw.step > 1:
-        findings.append(Finding("coarse_steps", "warn", {"step_adu": float(raw.step)}))
-    read_noise_adu = camera.read_noise_e / camera.gain_e_per_adu
-    is_scaled = any(f.cause in ("eight_bit", "not_adu") for f in findings)
-    if (
-        not is_scaled
-        and raw.lowest == 0
-        and raw.dark < camera.baseline_adu - _BELOW_BASELINE_SIGMAS * read_noise_adu - 1
-    ):
-        findings.append(
-            Finding("offset_removed", "warn", {"dark_adu": raw.dark, "baseline_config_adu": camera.baseline_adu})
-        )
-    if raw.full_scale_share > _SATURATED_SHARE and raw.highest > 255:
-        findings.append(Finding("saturated", "warn", {"share": raw.full_scale_share, "highest_adu": raw.highest}))
-    return findings
-
-
 def _camera(movie: MovieFacts, reference: Reference, *, psf_fits: bool) -> Finding | None:
     camera, transfer = reference.camera, movie.transfer
     usual = reference.typical(lambda m: noise_ratio(m.facts.transfer, camera))
@@ -189,7 +128,8 @@ def _camera(movie: MovieFacts, reference: Reference, *, psf_fits: bool) -> Findi
         return None
     variance = transfer.dark_variance_adu2 / usual.value
     gain_factor = _gain_factor(variance, transfer.dark_mean_adu, camera)
-    read_variance = (camera.read_noise_e / camera.gain_e_per_adu) ** 2 + 1 / 12
+    read_noise_adu = camera.read_noise_e / camera.gain_e_per_adu
+    read_variance = read_noise_adu**2 + 1 / 12
     baseline = transfer.dark_mean_adu - (variance - read_variance) / slope_of(camera)
     evidence: dict[str, float | str] = {"noise_ratio": found / usual.value}
     if is_sure:
@@ -199,13 +139,20 @@ def _camera(movie: MovieFacts, reference: Reference, *, psf_fits: bool) -> Findi
     if not noise_off:
         gain_factor = slope
         of_gain["gain_e_per_adu"] = camera.gain_e_per_adu / slope
-    # A baseline is no light taken away: between 0 and the mean, and the noise above it is all there.
-    elif 0 <= baseline < transfer.dark_mean_adu:
+    elif transfer.dark_mean_adu < camera.baseline_adu - read_noise_adu - 2:
+        return Finding("camera_baseline", "warn", {**evidence, **of_baseline})  # there is no negative light
+    elif _EM_FACTOR > gain_factor > 1 / _EM_FACTOR:  # beyond, baselines and read noise are not that far off
+        # A baseline is no light taken away: between 0 and the mean, and the noise above it is all there.
+        can_be_baseline = 0 <= baseline < transfer.dark_mean_adu
         from_config, from_gain = (abs(math.log(slope / s)) if slope > 0 else 0.0 for s in (1.0, gain_factor))
-        if not is_sure or abs(from_config - from_gain) < _UNDECIDED_SIGMAS * sigma / slope:
-            return Finding("camera_unclear", "warn", {**evidence, **of_gain, **of_baseline})
-        if from_config < from_gain:
+        nearer = (from_config - from_gain) / (sigma / slope) if is_sure else 0.0
+        if can_be_baseline and nearer < -_UNDECIDED_SIGMAS:
             return Finding("camera_baseline", "warn", {**evidence, **of_baseline})
+        if nearer < _UNDECIDED_SIGMAS:
+            possible = {**of_gain, **of_baseline} if can_be_baseline else of_gain
+            return Finding(
+                "camera_unclear", "warn", {**evidence, **possible, **_of_read_noise(variance, movie, camera)}
+            )
     forgotten, unused = gain_factor > _EM_FACTOR and camera.em_gain == 1, gain_factor < 1 / _EM_FACTOR
     light = (transfer.dark_mean_adu - camera.baseline_adu) * camera.gain_e_per_adu
     if light > 0 and (forgotten or (unused and camera.em_gain > 1)):
@@ -213,6 +160,15 @@ def _camera(movie: MovieFacts, reference: Reference, *, psf_fits: bool) -> Findi
         em_gain = max((variance - read_variance) * camera.gain_e_per_adu**2 / (2 * light), 1.0)
         return Finding("em_gain", "warn", {**evidence, "em_gain": em_gain, "em_gain_config": camera.em_gain})
     return Finding("camera_gain", "warn", {**evidence, **of_gain})
+
+
+def _of_read_noise(variance: float, movie: MovieFacts, camera: CameraConfig) -> dict[str, float | str]:
+    """The read noise that would explain a variance, where there is one."""
+    light = max(movie.transfer.dark_mean_adu - camera.baseline_adu, 0.0) * slope_of(camera)
+    if variance - light - 1 / 12 <= 0:
+        return {}
+    fitting = math.sqrt(variance - light - 1 / 12) * camera.gain_e_per_adu
+    return {"read_noise_e": fitting, "read_noise_config_e": camera.read_noise_e}
 
 
 def relative_slope(movie: MovieFacts, reference: Reference) -> tuple[float, float]:
@@ -316,7 +272,11 @@ def light_ratios(movie: MovieFacts, reference: Reference) -> tuple[Ratio | None,
 
     def ratio(name: str) -> Ratio | None:
         usual = reference.typical(lambda m: None if m.facts.spots is None else float(getattr(m.facts.spots, name)))
-        return None if usual is None else (float(getattr(spots, name)) / usual.value, usual)
+        if usual is None:
+            return None
+        few = _SPREAD_PER_SPOT / math.sqrt(max(spots.num_per_frame * movie.num_frames, 1.0))
+        wider = dataclasses.replace(usual, log_spread=math.hypot(usual.log_spread, few))
+        return float(getattr(spots, name)) / usual.value, wider
 
     return ratio("width_px"), ratio("brightness_adu"), ratio("density_per_px")
 

@@ -37,6 +37,7 @@ _CUT_SIGMAS = 1.5
 _MEAN_OF_CUT_MEDIAN = 0.0862  # the median of normal values below +1.5 sigma lies so many sigma below the mean
 _FAR_PX = (8, 9)  # lags at which spots of usual size no longer overlap themselves
 _WIDE_PX = 2.5
+_SMOOTH_PX = 25  # light that varies over so many px is background, also where it changes with time
 _SIGNIFICANT = 5.0  # standard deviations
 _MIN_MEDIAN_FRAMES = 8  # fewer frames have no temporal median that is free of spots
 
@@ -123,6 +124,7 @@ def measure_movie(frames_THW: npt.NDArray[np.generic], frame_ix_T: IntArray | No
     light = frames - level_T[:, None, None]
     if len(light) >= _MIN_MEDIAN_FRAMES:  # what stays is no blinking molecule: structure of the background, beads
         light -= np.median(light, axis=0)
+    light -= _box(light, _SMOOTH_PX)
     spots = measure_spots(light, transfer.dark_variance_adu2)
     return MovieFacts(len(frames), (frames.shape[1], frames.shape[2]), level_T, transfer, spots)
 

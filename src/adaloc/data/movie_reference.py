@@ -125,10 +125,12 @@ def simulated_movies(
     # A simulated sample has at least three frames; of them as many are looked at as the movie has.
     length = min(num_frames, _MOST_FRAMES)
     simulation = config.simulation.model_copy(update={"image_size_px": side, "num_frames": max(length, 3)})
-    psf, field_map, camera = make_psf(simulation.psf, simulation.optics), field_map_of(config), simulation.camera
+    psf, camera = make_psf(simulation.psf, simulation.optics), simulation.camera
     maps = maps_of(camera)
     with torch.inference_mode():
         for index in range(first_index, first_index + number):
+            # Each with a field map of its own: which aberrations the movie's field has is not known.
+            field_map = field_map_of(config.model_copy(update={"seed": (config.seed + index) % 2**32}))
             made = simulate_sample(simulation, psf, field_map, seed=config.seed, index=index)
             frames: npt.NDArray[np.generic] = made.frames_THW[:length]
             if maps is not None and made.camera_origin_px is not None:

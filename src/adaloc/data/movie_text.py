@@ -65,8 +65,8 @@ CAUSES: dict[str, Words] = {
     ),
     "camera_unclear": Words(
         ("noise and light do not fit the config's camera: its gain, its baseline or its read noise is wrong, and the "
-         "movie is too uniform to tell which",
-         "噪声与光强不符合配置的相机：增益、基线或读出噪声有误，而影像亮度变化太小，无法判断是哪一个"),
+         "movie does not tell which",
+         "噪声与光强不符合配置的相机：增益、基线或读出噪声有误，仅凭影像无法判断是哪一个"),
         ("Check gain_e_per_adu (electrons per ADU), em_gain, baseline_adu and read_noise_e in simulation.camera "
          "against the data sheet and a dark frame.",
          "请对照参数表与暗场图像检查 simulation.camera 中的 gain_e_per_adu（每 ADU 的电子数）、em_gain、baseline_adu "
@@ -128,6 +128,8 @@ _LABELS: dict[str, Pair] = {
     "gain_config_e_per_adu": ("gain in the config", "配置的增益"),
     "em_gain": ("EM gain that fits", "相符的 EM 增益"),
     "em_gain_config": ("in the config", "配置"),
+    "read_noise_e": ("read noise that fits, e", "相符的读出噪声（e）"),
+    "read_noise_config_e": ("in the config", "配置"),
     "baseline_adu": ("baseline that fits, ADU", "相符的基线（ADU）"),
     "baseline_config_adu": ("baseline in the config", "配置的基线"),
     "background_photons": ("photons/px", "光子/像素"),
