@@ -2,7 +2,8 @@
 
     python benchmarks/bead_calibration.py --data ../shared/data [--only NAME]
 
-The stacks are public data of other projects; what is not known of their optics is said in `assumed`. Plots go to outputs/bead_calibration/, numbers to benchmarks/results/bead_calibration.json; stacks that are
+The stacks are public data of other projects; what is not known of their optics is said in `assumed`. Plots go to
+outputs/bead_calibration/, numbers to benchmarks/results/bead_calibration.json; stacks that are
 not calibrated in this run keep the numbers that stand there.
 """
 
