@@ -94,7 +94,9 @@ def test_several_beads_of_two_stacks_give_the_pupil_back_within_the_noise() -> N
         assert nearest == pytest.approx((x, y, z), abs=8)
         assert nearest[:2] == pytest.approx((x, y), abs=0.05)
     assert result.fit.parameters.photons_BL.ravel() == pytest.approx(4e4, rel=0.03)
-    assert result.fit.parameters.background_BL.ravel() == pytest.approx(15, rel=0.1)
+    background = result.fit.parameters.background_BL.ravel()
+    assert background[3] == pytest.approx(15, rel=0.05)
+    assert background[:3] == pytest.approx(15, abs=4)  # the tails of the others are in it
 
 
 def test_one_bead_and_the_vectorial_model() -> None:

@@ -62,6 +62,7 @@ class PupilPSF(ABC):
         modes = zernike_modes(rho, np.arctan2(v_row, u_col))
         self._modes_KP = tensor(modes[:, inside])
         self._constant_phase_P = None if pupil_phase is None else tensor(pupil_phase[inside])
+        self._fitted_phase_P: torch.Tensor | None = None
         pixel = (optics.pixel_size_nm.x, optics.pixel_size_nm.y)
         # phase per px along x, per px along y, per nm along z
         self._phase_3P = tensor(
@@ -113,6 +114,21 @@ class PupilPSF(ABC):
                 setattr(self, name, value.to(device))
         return self
 
+    @property
+    def num_inside(self) -> int:
+        """P, the number of samples inside of the pupil."""
+        return len(self._inside)
+
+    def fit_phase(self, phase_P: torch.Tensor | None) -> None:
+        """Adds a phase to all emitters, sample by sample inside of the pupil; it may be a variable of a fit."""
+        self._fitted_phase_P = phase_P
+
+    def on_grid(self, values_P: torch.Tensor) -> FloatArray:
+        """(S, S) values on the square grid, 0 outside of the pupil."""
+        grid = values_P.detach().new_zeros(self._pupil_samples**2)
+        grid[self._inside] = values_P.detach()
+        return np.asarray(grid.view(self._pupil_samples, self._pupil_samples).double().cpu().numpy())
+
     @abstractmethod
     def _axial_phase_per_nm(self, optics: OpticsConfig, rho: FloatArray) -> FloatArray:
         """Phase per nm of z at the radii `rho` of the pupil."""
@@ -124,7 +140,10 @@ class PupilPSF(ABC):
         angle_NP = torch.stack([x_N, y_N, z_N], dim=1).to(self._phase_3P.dtype) @ self._phase_3P
         if phase_NK is not None:
             angle_NP = angle_NP + phase_NK.to(angle_NP.dtype) @ self._modes_KP
-        return angle_NP if self._constant_phase_P is None else angle_NP + self._constant_phase_P
+        for phase_P in (self._constant_phase_P, self._fitted_phase_P):
+            if phase_P is not None:
+                angle_NP = angle_NP + phase_P
+        return angle_NP
 
     def _pixels(self, field_MP: torch.Tensor, energy_N: torch.Tensor, blur_nm: torch.Tensor | None) -> torch.Tensor:
         """(N, R, R) images from the fields of all components, M = N times their number, emitter by emitter."""
