@@ -81,6 +81,7 @@ def generate(config: Config, root: Path, zmap: Path | None = None) -> Iterator[i
     description = read_description(root)
     if description is not None:
         _refuse_other_simulation(root, description, config)
+        _refuse_other_calibration(root, simulation)
         if zmap is not None and description.get("zmap") != str(zmap):
             raise DataError(f"{root} was begun with the field map {description.get('zmap')}. Choose another folder.")
     elif holds_other_files(root):
@@ -123,14 +124,20 @@ def psf_of_data(root: Path, simulation: SimulationConfig) -> PSF:
     """
     psf = simulation.psf
     if isinstance(psf, PupilPSFConfig) and psf.calibration is not None:
-        copy = root / CALIBRATION_FILE
-        if copy.is_file() and psf.calibration.is_file() and copy.read_bytes() != psf.calibration.read_bytes():
-            raise DataError(
-                f"{root} was simulated with another {psf.calibration} than the one that is there now. "
-                f"Delete {root} to simulate it anew, or name another folder in data.root."
-            )
-        psf = psf.model_copy(update={"calibration": copy})
+        _refuse_other_calibration(root, simulation)
+        psf = psf.model_copy(update={"calibration": root / CALIBRATION_FILE})
     return make_psf(psf, simulation.optics)
+
+
+def _refuse_other_calibration(root: Path, simulation: SimulationConfig) -> None:
+    psf, copy = simulation.psf, root / CALIBRATION_FILE
+    if not isinstance(psf, PupilPSFConfig) or psf.calibration is None:
+        return
+    if copy.is_file() and psf.calibration.is_file() and copy.read_bytes() != psf.calibration.read_bytes():
+        raise DataError(
+            f"{root} was simulated with another {psf.calibration} than the one that is there now. "
+            f"Delete {root} to simulate it anew, or name another folder in data.root."
+        )
 
 
 def holds_other_files(root: Path) -> bool:

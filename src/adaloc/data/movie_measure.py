@@ -204,7 +204,8 @@ def _fit(mean_THW: FloatArray, square_THW: FloatArray, bins_THW: IntArray) -> _C
     relative = []
     for _ in range(3):
         # Pixels of one group differ in brightness: the median of the noise over what the curve expects of each.
-        lowest, offset = 0.1 * variances[0], means[0]
+        # Frames that are all alike have no noise: nothing then, instead of 0/0.
+        lowest, offset = max(0.1 * variances[0], np.finfo(float).tiny), means[0]
         relative = [square[p] / np.maximum(np.polyval(curve[::-1], mean[p] - offset), lowest) for p in parts]
         at_mean = np.maximum(np.polyval(curve[::-1], means - offset), lowest)
         variances = np.array([np.median(r) for r in relative]) / _MEDIAN_OF_CHI_SQUARE * at_mean
