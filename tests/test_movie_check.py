@@ -19,7 +19,7 @@ from adaloc.config_file import load_config, merged
 from adaloc.data.finding import Finding
 from adaloc.data.movie_check import check_movie, chosen_frames, glance
 from adaloc.data.movie_findings import judge_movie, quick_findings
-from adaloc.data.movie_measure import background_level, measure_movie
+from adaloc.data.movie_measure import background_level, measure_movie, measure_spots
 from adaloc.data.movie_numbers import look_at_numbers
 from adaloc.data.movie_reference import Reference, simulate_reference, slope_of
 from adaloc.data.movie_text import _LABELS, CAUSES, ROWS, describe
@@ -121,8 +121,7 @@ def test_width_brightness_and_number_of_gaussian_spots_however_dense(density: fl
     spots = np.stack([
         np.fft.ifft2(fourier_shift(fourier_gaussian(s, width), rng.uniform(-0.5, 0.5, 2))).real for s in spectrum
     ])  # fmt: skip
-    frames = rng.normal(100 + light * spots, 8.0)
-    found = measure_movie(frames).spots
+    found = measure_spots(rng.normal(light * spots, 8.0), 64.0)
     assert found is not None
     assert found.width_px == pytest.approx(width, rel=0.06)
     assert found.brightness_adu == pytest.approx(light, rel=0.15)

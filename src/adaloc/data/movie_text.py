@@ -32,9 +32,9 @@ CAUSES: dict[str, Words] = {
     "offset_removed": Words(
         ("the movie begins at 0, where this camera never reads: a minimum or background was subtracted",
          "影像最小值为 0，而该相机不会读出这样的数值：影像已被减去最小值或背景"),
-        ("Use the raw movie. If there is none, set baseline_adu to what is left of the baseline (0, or the value at "
-         "which the noise would vanish, below); the background in photons is then not the true one.",
-         "请使用原始影像。若无原始影像，请将 baseline_adu 设为剩余的基线（0，或下表中噪声趋于零处的数值）；"
+        ("Use the raw movie. If there is none, set baseline_adu to the table's baseline from the noise, or to 0; the "
+         "background in photons is then not the true one.",
+         "请使用原始影像。若无原始影像，请将 baseline_adu 设为表中由噪声得到的基线，或设为 0；"
          "此时背景光子数不再是真实值。"),
     ),
     "saturated": Words(

@@ -51,9 +51,10 @@ def _plot_photons(axes: Axes, check: MovieCheck) -> None:
     camera = check.reference.camera
     scale = photons_per_adu(camera)
     photons = _photons_of(check.uniform_THW, camera)
-    bins = [edge * scale for edge in _bins(*(v / scale for v in _limits(photons)))]
-    axes.hist(photons, bins=bins, color=_BLUE, density=True, histtype="stepfilled", label="movie")
     simulated = np.concatenate([_photons_of(movie.example_THW, camera) for movie in check.reference.movies])
+    ends = [end / scale for values in (photons, simulated) for end in _limits(values)]
+    bins = [edge * scale for edge in _bins(min(ends), max(ends))]
+    axes.hist(photons, bins=bins, color=_BLUE, density=True, histtype="stepfilled", label="movie")
     axes.hist(
         simulated, bins=bins, color=_ORANGE, density=True, histtype="step", lw=1.5,
         label="simulated from the config",
