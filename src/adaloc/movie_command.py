@@ -8,14 +8,14 @@ from rich.console import Console
 from rich.table import Table
 
 from adaloc.config import Config
-from adaloc.data.movie_check import MovieCheck, check_movie, read_frames
+from adaloc.data.movie_check import MovieCheck, check_movie
 from adaloc.data.movie_text import FITS, HEADER, WARNING, describe, table_line
-from adaloc.data.sample_folder import find_movie, movie_pixel_size
 from adaloc.errors import ConfigError
+from adaloc.localize.movie import open_movie
 from adaloc.simulation.camera_maps import maps_of_movie
 from adaloc.words import Language
 
-_TIFF = (".tif", ".tiff")
+_MOST_BYTES = 1_000_000_000  # of a longer movie the middle is looked at
 
 
 def show_movie_check(
@@ -32,7 +32,7 @@ def show_movie_check(
 
     Args:
         config: what the movie is compared with.
-        movie: the file, or a sample folder.
+        movie: a file of any kind that `open_movie` reads, or a folder.
         language: of the words.
         console: where they go.
         plot: PNG to write, or None.
@@ -43,15 +43,21 @@ def show_movie_check(
     """
     if plot is not None and plot.suffix.lower() != ".png":
         raise ConfigError(f"--plot {plot}: the picture is a PNG; write a name that ends in .png.")
-    path = find_movie(movie) if movie.is_dir() else movie
-    frames = read_frames(path)
+    opened = open_movie(movie)
+    path = opened.name
+    count = max(1, min(opened.num_frames, _MOST_BYTES // opened.bytes_per_frame))
+    first = (opened.num_frames - count) // 2
+    frames = opened.read(first, first + count)
+    pixel_nm = opened.pixel_size_nm
+    opened.close()
+    if count < opened.num_frames:
+        console.print(f"{path}: frames {first} to {first + count - 1} of {opened.num_frames} are looked at.")
     size = (frames.shape[1], frames.shape[2])
     maps = maps_of_movie(config.simulation.camera, camera_maps, camera_origin_px, size)
     if camera_maps is not None:  # the config's movies are then simulated with them as well
         camera = config.simulation.camera.model_copy(update={"maps": camera_maps})
         simulation = config.simulation.model_copy(update={"camera": camera})
         config = config.model_copy(update={"simulation": simulation})
-    pixel_nm = movie_pixel_size(path) if path.suffix.lower() in _TIFF else None
     check = check_movie(frames, config, maps, pixel_nm)
     _show(check, path, language, console)
     if plot is not None:

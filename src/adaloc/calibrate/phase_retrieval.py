@@ -117,7 +117,8 @@ def _expected(share: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
 
 
 def _deviance(data: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-    return 2 * (mean - data + torch.special.xlogy(data, data) - data * mean.log()).mean()
+    deviance: torch.Tensor = 2 * (mean - data + torch.special.xlogy(data, data) - data * mean.log()).mean()
+    return deviance
 
 
 def _blurred(images_TRR: torch.Tensor, sigma_px: float) -> torch.Tensor:

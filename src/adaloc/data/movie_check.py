@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,6 @@ from adaloc.data.movie_measure import MovieFacts, measure_movie
 from adaloc.data.movie_numbers import look_at_numbers
 from adaloc.data.movie_reference import Reference, simulate_reference
 from adaloc.data.movie_table import Row, movie_table
-from adaloc.data.sample_folder import read_movie
 from adaloc.emitters import IntArray
 from adaloc.errors import DataError
 from adaloc.simulation.camera_maps import CameraMaps
@@ -50,15 +48,6 @@ class MovieCheck:
     rows: list[Row]
     num_frames: int
     size_px: tuple[int, int]
-
-
-def read_frames(path: Path) -> npt.NDArray[np.generic]:
-    """(T, H, W) frames of a movie: the one place where the check reads a file.
-
-    Raises:
-        DataError: when it cannot be read.
-    """
-    return read_movie(path)
 
 
 def check_movie(
