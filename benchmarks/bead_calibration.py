@@ -57,7 +57,7 @@ def jobs(data: Path) -> dict[str, Job]:
         ),
         "tetrapod_scalar": (
             data / "vipr/TP_im.tif",
-            Recipe(tetrapod, tetrapod_step_nm, bead_diameter_nm=46, roi_size_px=61, max_planes=19, per_plane=True),
+            Recipe(tetrapod, tetrapod_step_nm, bead_diameter_nm=46, roi_size_px=61, max_planes=28, pixelwise=True),
             650.0, 1.0, "scalar and unpolarized, while the source had one polarization; gain 1 e/ADU",
         ),
     }  # fmt: skip
@@ -92,6 +92,7 @@ def main() -> None:
             "phase_milliwaves_noll_5_to_21": [round(float(v * to_milliwaves), 2) for v in psf.phase_K[4:]],
             "amplitude_noll_4_and_11": [round(float(psf.magnitude_K[k]), 3) for k in (3, 10)],
             "processor_seconds": round(time.process_time() - begin, 1),
+            "pixelwise": recipe.pixelwise,
             "assumed": assumed,
         }
         arguments.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -83,6 +83,9 @@ def calibrate(
         bool, typer.Option("--per-plane", help="Photons and background of each plane: lamp or beads are not steady.")
     ] = False,
     max_planes: Annotated[int, typer.Option(min=5, help="Planes that are fitted, spread evenly.")] = 41,
+    pixelwise: Annotated[
+        bool, typer.Option("--pixelwise", help="Engineered PSFs: retrieve the phase sample by sample, of one bead.")
+    ] = False,
     plot: Annotated[Path | None, typer.Option(help="Page of plots, PNG; default: beside the PSF.")] = None,
 ) -> None:
     """Measures the PSF with beads: finds them, aligns them, and fits the pupil by maximum likelihood.
@@ -110,7 +113,7 @@ def calibrate(
         _optics(wavelength_nm, na, index, pixel_size_nm), z_step_nm, bead_diameter_nm,
         model="vectorial" if vectorial else "scalar", sample_index=sample_index, cover_slip_index=cover_slip_index,
         roi_size_px=roi_size_px, amplitude=amplitude,  # type: ignore[arg-type]
-        per_plane=per_plane, read_noise_e=read_noise_e, max_planes=max_planes,
+        per_plane=per_plane, read_noise_e=read_noise_e, max_planes=max_planes, pixelwise=pixelwise,
     )  # fmt: skip
     page = out.with_suffix(".png") if plot is None else plot
     calibrate_files(beads, recipe, baseline_adu or 0.0, gain_e_per_adu or 1.0, out, page, console)

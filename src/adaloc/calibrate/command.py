@@ -88,6 +88,7 @@ def to_psf_file(calibration: Calibration, names: list[str], seconds: float) -> P
         "reduced_chi_square": float(fit.reduced_chi_square_B.mean()),
         "relative_residual": float(np.sqrt((fit.relative_residual_B**2).mean())),
         "axial_scale": calibration.axial_scale,
+        "pixelwise": recipe.pixelwise,
         "stacks": ", ".join(names),
         "seconds": seconds,
     }
@@ -105,7 +106,8 @@ def to_psf_file(calibration: Calibration, names: list[str], seconds: float) -> P
     }
     return PSFFile(
         recipe.optics, recipe.model, recipe.model == "scalar", recipe.sample_index, recipe.cover_slip_index,
-        fit.blur_nm, phase, sigma, fit.magnitude(), facts=facts, tables=tables,
+        fit.blur_nm, phase, sigma, fit.magnitude(), calibration.pupil_phase_SS,
+        facts=facts, tables=tables,
     )  # fmt: skip
 
 
@@ -121,11 +123,14 @@ def summary_lines(calibration: Calibration, psf: PSFFile) -> list[str]:
     coefficients = ", ".join(
         f"Noll {k + 1}: {psf.phase_K[k] * to_nm:.1f} +- {psf.phase_sigma_K[k] * to_nm:.1f}" for k in largest
     )
+    aberrations = f"Largest aberrations, nm rms: {coefficients}"
+    if calibration.recipe.pixelwise:
+        aberrations = "The phase was retrieved sample by sample"
     lines = [
         f"{facts['num_beads']} bead(s) fitted; left out: {', '.join(left_out)}.",
         f"Relative residual {facts['relative_residual']:.1%}, reduced chi-square {facts['reduced_chi_square']:.3g} "
         "(1: nothing but noise is left).",
-        f"Largest aberrations, nm rms: {coefficients}. Blur beyond the beads: {psf.blur_nm:.0f} nm.",
+        f"{aberrations}. Blur beyond the beads: {psf.blur_nm:.0f} nm.",
     ]
     if abs(facts["axial_scale"] - 1) > 0.1:
         lines.append(

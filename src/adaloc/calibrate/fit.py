@@ -108,8 +108,7 @@ class BeadFit:
     def magnitude(self) -> FloatArray:
         """(21,) amplitude coefficients."""
         values = np.asarray(clear_magnitudes(1)[0])
-        first = len(self.layout.phase_modes)
-        values[list(self.layout.magnitude_modes)] = self.parameters.shared_S[first : self.layout.blur]
+        values[list(self.layout.magnitude_modes)] = self.parameters.shared_S[self.layout.magnitude_places]
         return values
 
 

@@ -112,10 +112,13 @@ def _draw_pupil(figure: Any, psf: PSFFile) -> None:
     title = "phase (rad)"
     extra = psf.pupil_phase_on(_PUPIL_PIXELS)
     if extra is not None:
-        phase, title = np.angle(np.exp(1j * (phase + extra))), "phase, wrapped (rad)"
+        phase = phase + extra
+    wrapped = bool(np.abs(phase[rho <= 1]).max() > 2 * np.pi)
+    if wrapped:
+        phase, title = np.angle(np.exp(1j * phase)), "phase, wrapped (rad)"
     amplitude = np.abs(np.tensordot(psf.magnitude_K, modes, axes=1))
     for axis, values, colors, name in (
-        (phase_axis, phase, "twilight" if extra is not None else _RESIDUAL_COLORS, title),
+        (phase_axis, phase, "twilight" if wrapped else _RESIDUAL_COLORS, title),
         (amplitude_axis, amplitude, "viridis", "amplitude"),
     ):
         values = np.where(rho <= 1, values, np.nan)

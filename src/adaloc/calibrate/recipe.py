@@ -18,6 +18,7 @@ import torch
 from adaloc.calibrate.beads import BeadRegions, cut_beads
 from adaloc.calibrate.fit import BeadFit, BeadParameters, BoolArray, fit_beads
 from adaloc.calibrate.model import BeadModel, Layout
+from adaloc.calibrate.phase_retrieval import NUM_STEPS, RetrievedPhase, retrieve_phase
 from adaloc.config import OpticsConfig
 from adaloc.emitters import FloatArray, IntArray
 from adaloc.errors import DataError
@@ -26,11 +27,14 @@ from adaloc.simulation.vectorial import VectorialPupilPSF
 
 _PHASE_MODES = tuple(range(4, 21))  # Noll 5 to 21: piston, tilts and defocus are the bead's position
 _MAGNITUDE_MODES: dict[str, tuple[int, ...]] = {"none": (), "radial": (3, 10), "full": tuple(range(3, 11))}
+_SPHERICAL = (22, 37)  # Noll: of immersion and cover slips other than the objective's, at high NA
 _FIRST_MODES = (4, 5, 6, 7, 10)  # astigmatism, coma, spherical
+_FIRST_LAYOUT = Layout(_FIRST_MODES, _MAGNITUDE_MODES["radial"], _SPHERICAL)
 _ASTIGMATISMS = ((0.0, 0.0), (0.9, 0.0), (-0.9, 0.0), (0.0, 0.9), (0.0, -0.9))  # rad of Noll 5 and 6
 _FIRST_PLANES = 13
 _FIRST_ITERATIONS = 5
 _SEARCH_SAMPLES = 40
+_RETRIEVAL_DEPTHS_NM = (0.0, -300.0, 300.0)  # of the middle plane; the middle of a stack is about its focus
 _LEAST_PLANES = 5
 _SCALES = (0.65, 1.5)  # wrong indices, apodization or a scalar model make less of a right step
 _OUTLIER = 2.5  # times the median of the beads' residuals
@@ -53,6 +57,7 @@ class Recipe:
         per_plane: photons and background of each plane, for lamps and beads that are not steady.
         read_noise_e: electrons rms.
         max_planes: planes that are fitted, spread evenly over the stack.
+        pixelwise: retrieve the phase sample by sample from the brightest bead, and fit no modes.
     """
 
     optics: OpticsConfig
@@ -66,6 +71,7 @@ class Recipe:
     per_plane: bool = False
     read_noise_e: float = 0.0
     max_planes: int = 41
+    pixelwise: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,7 @@ class Calibration:
         axial_scale: the distance of the planes that the brightest bead asks for, over the nominal one.
         num_outliers: beads that were left out because they fit far worse than the others.
         pupil_samples: across the pupil, in the fit.
+        pupil_phase_SS: radians beyond the 21 modes.
     """
 
     recipe: Recipe
@@ -107,6 +114,7 @@ class Calibration:
     axial_scale: float
     num_outliers: int
     pupil_samples: int
+    pupil_phase_SS: FloatArray
 
     @property
     def brightest(self) -> int:
@@ -135,9 +143,12 @@ def calibrate(
     planes = np.unique(np.linspace(0, num_planes - 1, min(num_planes, recipe.max_planes)).round().astype(int))
     z_T = (planes - (num_planes - 1) / 2) * recipe.z_step_nm
     measured = measured[:, planes]
-    report(f"{len(measured)} beads, {len(planes)} planes: searching the start on the brightest")
+    report(f"{len(measured)} beads, {len(planes)} planes")
 
     brightest = int(measured.mean(axis=(1, 2, 3)).argmax())
+    if recipe.pixelwise:
+        kept = np.array([brightest])
+        return _retrieved(measured[kept], z_T, recipe, stack_B[kept], corner_B2[kept], regions, report)
     first, scale = _search(measured[brightest : brightest + 1], z_T, recipe)
     if not _SCALES[0] < scale < _SCALES[1]:
         raise DataError(
@@ -145,7 +156,7 @@ def calibrate(
             f"{abs(recipe.z_step_nm):g}. Check it, and the wavelength, the NA and the indices."
         )
     samples = pupil_samples(recipe.optics, recipe.roi_size_px, float(np.abs(z_T).max()))
-    layout = Layout(_PHASE_MODES, _MAGNITUDE_MODES[recipe.amplitude])
+    layout = Layout(_PHASE_MODES, _MAGNITUDE_MODES[recipe.amplitude], _SPHERICAL)
     model = BeadModel(make_pupil(recipe, samples), torch.from_numpy(z_T).float(), recipe.bead_diameter_nm, layout)
     start = _start(measured, z_T, layout, recipe.per_plane, first, recipe.bead_diameter_nm)
 
@@ -164,7 +175,42 @@ def calibrate(
         begin = _only_beads(result.parameters, keep)
         measured, stack_B, corner_B2 = measured[keep], stack_B[keep], corner_B2[keep]
         result = fit(measured, begin)
-    return Calibration(recipe, result, measured, z_T, stack_B, corner_B2, regions, scale, int((~keep).sum()), samples)
+    spherical = model.spherical_phase(torch.from_numpy(result.parameters.shared_S).float())
+    return Calibration(
+        recipe, result, measured, z_T, stack_B, corner_B2, regions, scale, int((~keep).sum()), samples,
+        model.psf.on_grid(spherical),
+    )  # fmt: skip
+
+
+def _retrieved(
+    measured_1TRR: FloatArray, z_T: FloatArray, recipe: Recipe, stack_B: IntArray, corner_B2: IntArray,
+    regions: tuple[BeadRegions, ...], report: Callable[[str], None],
+) -> Calibration:  # fmt: skip
+    """The pixel-wise phase of one bead, from the best of a few first depths."""
+    samples = pupil_samples(recipe.optics, recipe.roi_size_px, float(np.abs(z_T).max()))
+    layout = Layout(())
+    plain = _start(measured_1TRR, z_T, layout, per_plane=True)
+    depths = _RETRIEVAL_DEPTHS_NM
+
+    def run(z_nm: float, num_steps: int) -> RetrievedPhase:
+        z_planes = torch.from_numpy(z_T).float()
+        model = BeadModel(make_pupil(recipe, samples), z_planes, recipe.bead_diameter_nm, layout)
+        position = np.array([*plain.position_B3[0, :2], z_nm])
+        return retrieve_phase(
+            measured_1TRR[0], model, position, num_steps=num_steps, extra_variance=recipe.read_noise_e**2, report=report
+        )
+
+    tried = [run(z, NUM_STEPS // 4) for z in depths]
+    best = min(range(len(depths)), key=lambda k: tried[k].reduced_chi_square)
+    found = run(depths[best], NUM_STEPS)
+    shared = np.zeros(layout.num_shared)
+    shared[layout.blur], shared[layout.scale] = found.blur_nm**2, 1.0
+    parameters = BeadParameters(shared, found.position_3[None], found.photons_T[None], found.background_T[None])
+    fit = BeadFit(
+        parameters, layout, np.zeros_like(shared), found.fitted_TRR[None], np.nan,
+        np.array([found.reduced_chi_square]), np.array([found.relative_residual]), NUM_STEPS,
+    )  # fmt: skip
+    return Calibration(recipe, fit, measured_1TRR, z_T, stack_B, corner_B2, regions, 1.0, 0, samples, found.phase_SS)
 
 
 def pupil_samples(optics: OpticsConfig, roi_size_px: int, z_max_nm: float) -> int:
@@ -207,7 +253,7 @@ def _search(photons_1TRR: FloatArray, z_T: FloatArray, recipe: Recipe) -> tuple[
     chosen = np.unique(np.linspace(0, len(z_T) - 1, min(_FIRST_PLANES, len(z_T))).round().astype(int))
     photons, z = photons_1TRR[:, chosen], z_T[chosen]
     # Without the amplitude a dim edge of the aperture looks like planes that are too far apart.
-    layout = Layout(_FIRST_MODES, _MAGNITUDE_MODES["radial"])
+    layout = _FIRST_LAYOUT
     samples = min(pupil_samples(recipe.optics, recipe.roi_size_px, float(np.abs(z).max())), _SEARCH_SAMPLES)
     # The fitted blur stands for the size of the bead here, at half of the work.
     model = BeadModel(make_pupil(recipe, samples), torch.from_numpy(z).float(), 0.0, layout)
@@ -247,9 +293,12 @@ def _start(
         for place, row in enumerate(layout.phase_modes):
             shared[place] = rows.get(row, 0.0)
         if layout.magnitude_modes:
-            values = dict(zip(_MAGNITUDE_MODES["radial"], found.shared_S[len(_FIRST_MODES) : -2], strict=True))
+            values = dict(
+                zip(_FIRST_LAYOUT.magnitude_modes, found.shared_S[_FIRST_LAYOUT.magnitude_places], strict=True)
+            )
             for place, row in enumerate(layout.magnitude_modes, len(layout.phase_modes)):
                 shared[place] = values.get(row, 0.0)
+        shared[layout.spherical_places] = found.shared_S[_FIRST_LAYOUT.spherical_places]
         shared[layout.blur] = max(found.shared_S[-2] - bead_diameter_nm**2 / 20, 10.0**2)
         brightest = int(photons_BTRR.mean(axis=(1, 2, 3)).argmax())
         # The search moved the brightest bead from its sharpest plane; the others are moved as far.

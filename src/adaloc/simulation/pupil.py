@@ -17,7 +17,9 @@ from functools import cached_property
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from scipy.ndimage import distance_transform_edt
 from scipy.special import sici
 
 from adaloc.config import OpticsConfig
@@ -116,18 +118,27 @@ class PupilPSF(ABC):
 
     @property
     def num_inside(self) -> int:
-        """P, the number of samples inside of the pupil."""
+        """P: samples inside of the pupil."""
         return len(self._inside)
 
     def fit_phase(self, phase_P: torch.Tensor | None) -> None:
         """Adds a phase to all emitters, sample by sample inside of the pupil; it may be a variable of a fit."""
         self._fitted_phase_P = phase_P
 
+    @property
+    def inside_grid(self) -> npt.NDArray[np.bool_]:
+        """(S, S) which samples of the square grid lie inside of the pupil; row by row they are the P samples."""
+        inside = np.zeros(self._pupil_samples**2, dtype=bool)
+        inside[self._inside.cpu().numpy()] = True
+        return inside.reshape(self._pupil_samples, self._pupil_samples)
+
     def on_grid(self, values_P: torch.Tensor) -> FloatArray:
-        """(S, S) values on the square grid, 0 outside of the pupil."""
-        grid = values_P.detach().new_zeros(self._pupil_samples**2)
-        grid[self._inside] = values_P.detach()
-        return np.asarray(grid.view(self._pupil_samples, self._pupil_samples).double().cpu().numpy())
+        """(S, S) values on the square grid; outside of the pupil the nearest, so that they interpolate at its edge."""
+        inside = self.inside_grid
+        grid = np.zeros(inside.shape)
+        grid[inside] = values_P.detach().double().cpu().numpy()
+        nearest = distance_transform_edt(~inside, return_distances=False, return_indices=True)
+        return np.asarray(grid[tuple(nearest)])
 
     @abstractmethod
     def _axial_phase_per_nm(self, optics: OpticsConfig, rho: FloatArray) -> FloatArray:
