@@ -270,6 +270,8 @@ def interrupt(arguments: list[str], ready: Path, cwd: Path) -> tuple[int, str]:
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        # Where these tests run in the background, a shell has told their children to ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 90
     while not ready.exists() and process.poll() is None and time.monotonic() < deadline:

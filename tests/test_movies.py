@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import subprocess
 import sys
 import types
@@ -249,6 +250,20 @@ def test_a_tiff_that_is_cut_off_is_said_to_be(tmp_path: Path, name: str, share: 
     (tmp_path / name).write_bytes(data[: int(share * len(data))])
     with pytest.raises(DataError, match=r"cut off|cannot be read"):
         whole(tmp_path / name)
+
+
+def test_a_cut_off_tiff_is_seen_also_where_another_package_silenced_tifffile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger("tifffile")
+    monkeypatch.setattr(logger, "level", logging.CRITICAL)
+    logger.manager._clear_cache()  # type: ignore[attr-defined]
+    WRITERS["plain.tif"](tmp_path / "plain.tif")
+    data = (tmp_path / "plain.tif").read_bytes()
+    (tmp_path / "plain.tif").write_bytes(data[: int(0.6 * len(data))])
+    with pytest.raises(DataError, match="cut off"):
+        whole(tmp_path / "plain.tif")
+    assert logger.level == logging.CRITICAL
 
 
 def test_a_tiff_that_claims_more_than_it_holds(tmp_path: Path) -> None:

@@ -375,7 +375,9 @@ localize_movies(folder / "model.pth", [folder / "movie.tif"], folder / "k" / "lo
 
 def test_kill_minus_nine_and_resume(job: Path) -> None:
     localize_movies(job / "model.pth", [job / "movie.tif"], job / "a" / "locs.csv", None, ALL, QUIET)
-    process = subprocess.Popen([sys.executable, "-c", SLOW_JOB, str(job)], stdout=subprocess.DEVNULL)
+    # Bit for bit, so with the threads that this process has: they decide the order of sums.
+    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen([sys.executable, "-c", SLOW_JOB, str(job)], stdout=subprocess.DEVNULL, env=threads)
     work = job / "k" / "locs.unfinished"
     deadline = time.monotonic() + 180
     while (not work.exists() or work.stat().st_size < 4000) and time.monotonic() < deadline:

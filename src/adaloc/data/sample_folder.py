@@ -109,6 +109,9 @@ def open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
     logger, complaints = logging.getLogger("tifffile"), _Complaints()
     logger.addHandler(complaints)
     propagate, logger.propagate = logger.propagate, False
+    level, is_disabled = logger.level, logger.disabled
+    logger.setLevel(logging.ERROR)  # other packages turn it off, Picasso among them
+    logger.disabled = False
     try:
         with tifffile.TiffFile(path) as tiff:
             yield tiff
@@ -125,6 +128,8 @@ def open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
         ) from None
     finally:
         logger.propagate = propagate
+        logger.setLevel(level)
+        logger.disabled = is_disabled
         logger.removeHandler(complaints)
 
 
