@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,9 @@ from adaloc.data.sample_folder import read_coefficients
 from adaloc.errors import ConfigError, DataError
 from adaloc.simulation.psf import make_psf
 from adaloc.simulation.psf_file import PSFFile, read_psf_file, write_psf_file
-from adaloc.simulation.pupil import PupilPSF, ScalarPupilPSF
+from adaloc.simulation.pupil import PupilPSF, ScalarPupilPSF, pupil_grid
 from adaloc.simulation.vectorial import VectorialPupilPSF
-from adaloc.simulation.zernike import NUM_MODES
+from adaloc.simulation.zernike import NUM_MODES, zernike_modes
 from adaloc.training.floor import _read_physics
 from small import small_config
 
@@ -109,6 +110,44 @@ def test_one_bead_and_the_vectorial_model() -> None:
     assert len(result.stack_B) == 1
     assert np.abs((phase - TRUE)[4:]).max() < 0.03
     assert np.abs((phase - TRUE)[4:] / sigma[4:]).max() < 5
+
+
+def test_a_pixelwise_phase_predicts_planes_that_it_was_not_fitted_to() -> None:
+    """An engineered pupil, far beyond Noll 21, from a flat start."""
+    u, _ = pupil_grid(64)
+    column, row = np.meshgrid(u, u)
+    rho, angle = np.minimum(np.hypot(row, column), 1), np.arctan2(row, column)
+    engineered = 2.5 * rho**2 * np.cos(2 * angle) + 1.5 * rho**6 * np.cos(4 * angle)
+    true_psf = ScalarPupilPSF(OPTICS, 41, 64, aplanatic=True, pupil_phase=engineered)
+    stack = simulated_stack(true_psf, [(16.2, 15.9, 0.0)], size=33, photons=1e5)
+    result = calibrate([BeadStack(stack, "one.tif")], replace(RECIPE, pixelwise=True, roi_size_px=25))
+    assert result.fit.relative_residual_B[0] < 0.06
+    z = torch.tensor([-660.0, 60.0, 540.0])  # between the planes
+    phase = torch.from_numpy(TRUE).float().expand(3, -1)
+    x, y, z0 = (float(v) for v in result.fit.parameters.position_B3[0])
+    found = ScalarPupilPSF(
+        OPTICS, 25, result.pupil_samples, aplanatic=True, pupil_phase=result.pupil_phase_SS, blur_nm=result.fit.blur_nm
+    )
+    middle = result.corner_B2[0] + 12
+    truth = ScalarPupilPSF(OPTICS, 25, 64, aplanatic=True, pupil_phase=engineered)
+    theirs = truth.images(torch.full((3,), 16.2 - middle[1]), torch.full((3,), 15.9 - middle[0]), z, phase)
+    ours = found.images(torch.full((3,), x), torch.full((3,), y), z + z0)
+    error = (ours - theirs).square().sum((1, 2)) / theirs.square().sum((1, 2))
+    assert float(error.sqrt().max()) < 0.08
+
+
+def test_spherical_aberration_above_noll_21_is_found_and_kept() -> None:
+    u, _ = pupil_grid(64)
+    rho = np.minimum(np.hypot(*np.meshgrid(u, u)), 1)
+    spherical = 0.3 * zernike_modes(rho, np.zeros_like(rho), 22)[21]
+    true_psf = ScalarPupilPSF(OPTICS, 41, 64, aplanatic=True, pupil_phase=spherical)
+    stack = simulated_stack(true_psf, [(13.2, 12.9, 0.0)], size=27, photons=1e5)
+    result = calibrate([BeadStack(stack, "one.tif")], RECIPE)
+    own, _ = pupil_grid(result.pupil_samples)
+    inside = np.hypot(*np.meshgrid(own, own)) < 1
+    expected = 0.3 * zernike_modes(np.hypot(*np.meshgrid(own, own)), np.zeros((len(own),) * 2), 22)[21]
+    assert np.std((result.pupil_phase_SS - expected)[inside]) < 0.06
+    assert result.fit.reduced_chi_square_B[0] == pytest.approx(1, abs=0.1)
 
 
 def test_a_bead_is_a_ball_of_points() -> None:

@@ -182,6 +182,14 @@ def test_a_blur_adds_its_variance(psf: ScalarPupilPSF | VectorialPupilPSF) -> No
     torch.testing.assert_close(blurred.sum(0)[4:-4], along_x[0, 0, 4:-4], atol=2e-4, rtol=2e-3)
 
 
+def test_a_blur_brings_in_light_from_around_the_region() -> None:
+    """A small region of a defocused, blurred spot is the middle of a large one, up to its very edge."""
+    small, large = (ScalarPupilPSF(OpticsConfig(), size, 64, blur_nm=120) for size in (11, 21))
+    zero = torch.zeros(1)
+    inner = large.images(zero, zero, zero + 900)[0, 5:-5, 5:-5]
+    torch.testing.assert_close(small.images(zero, zero, zero + 900)[0], inner, atol=2e-5, rtol=0.01)
+
+
 def test_a_config_makes_it_and_the_default_stays_scalar() -> None:
     assert isinstance(make_psf(PupilPSFConfig(), OpticsConfig()), ScalarPupilPSF)
     config = PupilPSFConfig(model="vectorial", sample_index=1.33, focus_depth_nm=900)

@@ -37,6 +37,8 @@ _SEARCH_SAMPLES = 40
 _RETRIEVAL_DEPTHS_NM = (0.0, -300.0, 300.0)  # of the middle plane; the middle of a stack is about its focus
 _LEAST_PLANES = 5
 _SCALES = (0.65, 1.5)  # wrong indices, apodization or a scalar model make less of a right step
+_BEYOND = 1.25  # the focus of a bead is not in the middle of the stack
+_MARGIN_PX = 3  # light from around the region that bead and blur bring in
 _OUTLIER = 2.5  # times the median of the beads' residuals
 
 
@@ -216,7 +218,7 @@ def _retrieved(
 def pupil_samples(optics: OpticsConfig, roi_size_px: int, z_max_nm: float) -> int:
     """Samples across the pupil for which the light of a defocused bead does not come round into the region again."""
     sine = optics.numerical_aperture / optics.refractive_index
-    spread_nm = z_max_nm * sine / math.sqrt(1 - sine**2)
+    spread_nm = _BEYOND * z_max_nm * sine / math.sqrt(1 - sine**2)
     half_nm = roi_size_px * max(optics.pixel_size_nm.x, optics.pixel_size_nm.y) / 2
     period_nm = max(half_nm + spread_nm, 2 * half_nm)
     needed = 2 * optics.numerical_aperture / optics.wavelength_nm * period_nm
@@ -226,10 +228,10 @@ def pupil_samples(optics: OpticsConfig, roi_size_px: int, z_max_nm: float) -> in
 def make_pupil(recipe: Recipe, samples: int) -> PupilPSF:
     """The PSF model that the recipe fits, with nothing fitted yet."""
     if recipe.model == "scalar":
-        return ScalarPupilPSF(recipe.optics, recipe.roi_size_px, samples, aplanatic=True)
+        return ScalarPupilPSF(recipe.optics, recipe.roi_size_px, samples, aplanatic=True, margin_px=_MARGIN_PX)
     return VectorialPupilPSF(
         recipe.optics, recipe.roi_size_px, samples, sample_index=recipe.sample_index,
-        cover_slip_index=recipe.cover_slip_index, defocus="stage",
+        cover_slip_index=recipe.cover_slip_index, defocus="stage", margin_px=_MARGIN_PX,
         focus_depth_nm=recipe.bead_diameter_nm / 2,  # beads lie on the cover slip
     )  # fmt: skip
 

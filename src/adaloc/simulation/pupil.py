@@ -37,6 +37,7 @@ class PupilPSF(ABC):
         blur_nm: sigma of a Gaussian that the image is blurred with, as by vibration or the width of the spectrum.
         pupil_phase: (pupil_samples, pupil_samples) radians that every emitter has, beyond the Zernike modes; the
             rows along y and the columns along x, as the grid of `pupil_grid`.
+        margin_px: how far around the region light is computed that a blur brings in; None: three times `blur_nm`.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class PupilPSF(ABC):
         *,
         blur_nm: float = 0.0,
         pupil_phase: FloatArray | None = None,
+        margin_px: int | None = None,
     ) -> None:
         if roi_size_px % 2 == 0:
             raise ValueError(f"roi_size_px must be odd, so that an emitter's pixel is its centre; it is {roi_size_px}")
@@ -76,7 +78,8 @@ class PupilPSF(ABC):
                 ]
             )
         )
-        axes = [PupilAxis(size, u, lateral_per_nm, roi_size_px) for size in pixel]
+        margin = math.ceil(3 * blur_nm / min(pixel)) if margin_px is None else margin_px
+        axes = [PupilAxis(size, u, lateral_per_nm, roi_size_px, margin) for size in pixel]
         self._axes = axes
         self._fourier_xuS, self._fourier_yvS = (axis.fourier() for axis in axes)
         self._integrate_xRS, self._integrate_yRS = (axis.integrals(blur_nm) for axis in axes)
@@ -182,7 +185,7 @@ class ScalarPupilPSF(PupilPSF):
         roi_size_px: odd side of the square that is computed.
         pupil_samples: samples across the pupil; light repeats after pupil_samples * wavelength / (2 NA).
         aplanatic: amplitude 1/sqrt(cos theta) of an isotropic emitter seen by a sine-condition objective; else 1.
-        blur_nm, pupil_phase: see `PupilPSF`.
+        blur_nm, pupil_phase, margin_px: see `PupilPSF`.
     """
 
     def __init__(
@@ -194,8 +197,11 @@ class ScalarPupilPSF(PupilPSF):
         aplanatic: bool = False,
         blur_nm: float = 0.0,
         pupil_phase: FloatArray | None = None,
+        margin_px: int | None = None,
     ) -> None:
-        super().__init__(optics, roi_size_px, pupil_samples, blur_nm=blur_nm, pupil_phase=pupil_phase)
+        super().__init__(
+            optics, roi_size_px, pupil_samples, blur_nm=blur_nm, pupil_phase=pupil_phase, margin_px=margin_px
+        )
         amplitude_P = self._coverage_P
         if aplanatic:
             u, coverage = pupil_grid(pupil_samples)
@@ -235,12 +241,14 @@ class PupilAxis:
         u_P: coordinates of the pupil's samples, -1 to 1.
         lateral_per_nm: phase per nm at the edge of the pupil.
         roi_size_px: number of pixels.
+        margin_px: pixels on either side that have samples, but are no part of the result.
     """
 
     pixel_nm: float
     u_P: FloatArray
     lateral_per_nm: float
     roi_size_px: int
+    margin_px: int = 0
 
     @property
     def per_pixel(self) -> int:
@@ -269,14 +277,19 @@ class PupilAxis:
     def _frequency_integral(self) -> tuple[FloatArray, FloatArray]:
         """(R, S, F) weighted cosines, and (F,) what a squared blur in nm adds to the exponent."""
         # The cosine turns once a sample of distance and period of the samples: 1.5 nodes a turn are converged.
-        nodes, weights = np.polynomial.legendre.leggauss(3 * self.roi_size_px * self.per_pixel // 2 + 16)
+        nodes, weights = np.polynomial.legendre.leggauss(3 * self._num_samples // 2 + 16)
         frequency, weight = (nodes + 1) / 4, weights / 2  # cycles per sample, 0 to 1/2; both signs together
         cosine_RSF = np.cos(2 * np.pi * self._distances()[:, :, None] * frequency)
         per_nm = frequency * self.per_pixel / self.pixel_nm
         return cosine_RSF * (weight * np.sinc(frequency * self.per_pixel)), -2 * (np.pi * per_nm) ** 2
 
     def _offsets_px(self) -> FloatArray:
-        return (np.arange(self.roi_size_px * self.per_pixel) + 0.5) / self.per_pixel - self.roi_size_px / 2
+        return (np.arange(self._num_samples) + 0.5) / self.per_pixel - self.roi_size_px / 2 - self.margin_px
+
+    @property
+    def _num_samples(self) -> int:
+        """S."""
+        return (self.roi_size_px + 2 * self.margin_px) * self.per_pixel
 
     def _distances(self) -> FloatArray:
         """(R, S) from each pixel's centre to each sample, in samples."""

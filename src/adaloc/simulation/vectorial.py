@@ -36,7 +36,7 @@ class VectorialPupilPSF(PupilPSF):
         defocus: what z moves. "depth": the emitter, in the sample. "stage": the focus, in the immersion medium, as in a
             scan of beads on the cover slip. Without a step of the index both are the same.
         focus_depth_nm: height above the cover slip of an emitter with z = 0, which is in focus there.
-        blur_nm, pupil_phase: see `PupilPSF`.
+        blur_nm, pupil_phase, margin_px: see `PupilPSF`.
     """
 
     def __init__(
@@ -51,12 +51,15 @@ class VectorialPupilPSF(PupilPSF):
         focus_depth_nm: float = 0.0,
         blur_nm: float = 0.0,
         pupil_phase: FloatArray | None = None,
+        margin_px: int | None = None,
     ) -> None:
         self._by_depth = defocus == "depth"
         self._focus_depth_nm = focus_depth_nm
         indices = [optics.refractive_index if n is None else n for n in (sample_index, cover_slip_index)]
         self._sample_index, slip_index = indices
-        super().__init__(optics, roi_size_px, pupil_samples, blur_nm=blur_nm, pupil_phase=pupil_phase)
+        super().__init__(
+            optics, roi_size_px, pupil_samples, blur_nm=blur_nm, pupil_phase=pupil_phase, margin_px=margin_px
+        )
         u, coverage = pupil_grid(pupil_samples)
         u_col, v_row = np.meshgrid(u, u)
         inside = coverage > 0
