@@ -42,7 +42,7 @@ def jobs(data: Path) -> dict[str, Job]:
     # The focus moves into the sample with a rising position: z of the bead falls by as much.
     tetrapod_step_nm = -1000 * float(np.diff(focus_um).mean())
     oil = data / "vecfit-vortex/bead180_oil.tif"
-    common: dict[str, Any] = {"bead_diameter_nm": 180.0, "roi_size_px": 31, "max_planes": 26}
+    common: dict[str, Any] = {"bead_diameter_nm": 180.0, "roi_size_px": 31, "max_planes": 26, "per_plane": True}
     # 51 planes from -2500 to 2500 nm, which the source takes as the middles of 51 equal parts of that range.
     oil_step_nm = 5000 / 51
     return {
@@ -50,6 +50,7 @@ def jobs(data: Path) -> dict[str, Job]:
             oil, Recipe(vortex, oil_step_nm, model="vectorial", cover_slip_index=1.523, **common), 104.2, 0.52, "",
         ),
         "oil_scalar": (oil, Recipe(vortex, oil_step_nm, **common), 104.2, 0.52, ""),
+        "oil_scalar_pixelwise": (oil, Recipe(vortex, oil_step_nm, pixelwise=True, **common), 104.2, 0.52, ""),
         "astigmatic_scalar": (
             data / "smap-fit3d/single_bead.tif",
             Recipe(astigmatic, 10.0, bead_diameter_nm=100, roi_size_px=21, max_planes=26),
@@ -58,7 +59,7 @@ def jobs(data: Path) -> dict[str, Job]:
         "tetrapod_scalar": (
             data / "vipr/TP_im.tif",
             Recipe(tetrapod, tetrapod_step_nm, bead_diameter_nm=46, roi_size_px=61, max_planes=28, pixelwise=True),
-            650.0, 1.0, "scalar and unpolarized, while the source had one polarization; gain 1 e/ADU",
+            650.0, 1.0, "scalar; the source had one polarization. Gain 1 e/ADU, as it is not known",
         ),
     }  # fmt: skip
 

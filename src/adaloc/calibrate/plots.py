@@ -97,13 +97,11 @@ def _draw_sections(figure: Any, measured: FloatArray, fitted: FloatArray, calibr
 def _draw_pupil(figure: Any, psf: PSFFile) -> None:
     bars, phase_axis, amplitude_axis = figure.subplots(1, 3, width_ratios=[3.2, 1, 1])
     to_nm = psf.optics.wavelength_nm / (2 * np.pi)
-    noll = np.arange(5, NUM_MODES + 1)
-    bars.bar(noll, psf.phase_K[4:] * to_nm, yerr=psf.phase_sigma_K[4:] * to_nm, color=_PHASE_COLOR, capsize=2)
-    bars.axhline(0, color="black", linewidth=0.8)
-    bars.set_xticks(noll)
-    bars.set_xlabel("Noll index")
-    bars.set_ylabel("phase (nm rms)")
-    bars.set_title("Zernike phase coefficients with standard errors")
+    if psf.facts["pixelwise"]:
+        bars.text(0.5, 0.5, "phase retrieved sample by sample,\nno Zernike modes fitted", ha="center", va="center")
+        bars.set_axis_off()
+    else:
+        _draw_bars(bars, psf, to_nm)
     u, _ = pupil_grid(_PUPIL_PIXELS)
     column, row = np.meshgrid(u, u)
     rho = np.hypot(row, column)
@@ -113,7 +111,7 @@ def _draw_pupil(figure: Any, psf: PSFFile) -> None:
     extra = psf.pupil_phase_on(_PUPIL_PIXELS)
     if extra is not None:
         phase = phase + extra
-    wrapped = bool(np.abs(phase[rho <= 1]).max() > 2 * np.pi)
+    wrapped = bool(psf.facts["pixelwise"] or np.abs(phase[rho <= 1]).max() > 2 * np.pi)
     if wrapped:
         phase, title = np.angle(np.exp(1j * phase)), "phase, wrapped (rad)"
     amplitude = np.abs(np.tensordot(psf.magnitude_K, modes, axes=1))
@@ -128,6 +126,16 @@ def _draw_pupil(figure: Any, psf: PSFFile) -> None:
         axis.set_title(name)
         axis.set_axis_off()
         figure.colorbar(handle, ax=axis, shrink=0.75)
+
+
+def _draw_bars(axis: Any, psf: PSFFile, to_nm: float) -> None:
+    noll = np.arange(5, NUM_MODES + 1)
+    axis.bar(noll, psf.phase_K[4:] * to_nm, yerr=psf.phase_sigma_K[4:] * to_nm, color=_PHASE_COLOR, capsize=2)
+    axis.axhline(0, color="black", linewidth=0.8)
+    axis.set_xticks(noll)
+    axis.set_xlabel("Noll index")
+    axis.set_ylabel("phase (nm rms)")
+    axis.set_title("Zernike phase coefficients with standard errors")
 
 
 def _light(axis: Any, image: FloatArray, low: float, high: float, extent: tuple[float, ...] | None = None) -> None:
