@@ -175,11 +175,19 @@ class TrainingConfig(Section):
     lr_second: float = Field(5e-4, gt=0, lt=10, description="learning rate of the second network stage")
     weight_decay: float = Field(1e-5, ge=0)
     clip_norm: float = Field(1.0, gt=0)
-    loss_type: Literal["unified_decode", "simple_combined"] = "unified_decode"
+    loss_type: Literal["unified_decode", "simple_combined", "gaussian_mixture"] = "unified_decode"
+    predict_sigma: bool = Field(
+        False, description="uncertainties of x, y, z and photons; gaussian_mixture always predicts them"
+    )
     loss_weights: LossWeights = LossWeights()
     unified_loss_config: UnifiedLossConfig = UnifiedLossConfig()
     simple_combined_config: SimpleCombinedConfig = SimpleCombinedConfig()
     adaptive_lr_config: AdaptiveLRConfig = AdaptiveLRConfig()
+
+    @property
+    def predicts_sigma(self) -> bool:
+        """Whether the network has outputs for uncertainties."""
+        return self.predict_sigma or self.loss_type == "gaussian_mixture"
 
 
 class OutputConfig(Section):

@@ -133,7 +133,7 @@ def _train_with_own_optimizer(task: Task, run: Run) -> None:
     for step in range(task.steps):
         for group, rate in zip(optimizer.param_groups, full, strict=True):
             group["lr"] = rate * anneal_share(task, step)
-        loss = run.loss.total(batch_errors(run, run.windows[step].to(run.device)))
+        loss = run.loss.objective(batch_errors(run, run.windows[step].to(run.device)))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(run.model.network.parameters(), run.config.training.clip_norm)

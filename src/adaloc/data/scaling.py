@@ -12,8 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from adaloc.data.targets import SIGMAS
 from adaloc.emitters import FloatArray
 from adaloc.errors import CheckpointError
+
+_LEAST_SIGMA = 0.003
+"""In network units: 0.1 nm of a pixel of 100 nm, 1 nm of a z range of 1 um. Below what any photon budget allows."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,12 @@ class Scaling:
         return torch.cat([targets_BKHW[:, :1], (targets_BKHW[:, 1:] - mean) / unit], dim=1)
 
     def to_physical(self, outputs_BKHW: torch.Tensor) -> torch.Tensor:
-        """Network outputs to probability and the targets' units."""
+        """Network outputs to probability and the targets' units; raw sigmas, where there are any, to sigmas."""
         mean, unit = self._columns(outputs_BKHW.device)
-        return torch.cat([outputs_BKHW[:, :1].sigmoid(), outputs_BKHW[:, 1:] * unit + mean], dim=1)
+        channels = [outputs_BKHW[:, :1].sigmoid(), outputs_BKHW[:, 1:6] * unit + mean]
+        if outputs_BKHW.shape[1] > 6:
+            channels.append(positive_sigma(outputs_BKHW[:, SIGMAS]) * unit[:4])
+        return torch.cat(channels, dim=1)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers."""
@@ -80,6 +87,11 @@ class Scaling:
             return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
 
         return column(self.mean), column(self.unit())
+
+
+def positive_sigma(raw: torch.Tensor) -> torch.Tensor:
+    """A network's raw output as a standard deviation in network units: softplus, linear for large values."""
+    return torch.nn.functional.softplus(raw) + _LEAST_SIGMA
 
 
 def stabilize(photons: torch.Tensor) -> torch.Tensor:

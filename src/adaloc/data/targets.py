@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 
 PROBABILITY, X, Y, Z, PHOTONS, BACKGROUND = range(6)
+SIGMAS = slice(6, 10)
+"""Of x, y, z and photons: what a network that predicts uncertainties puts out behind the six channels."""
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,17 @@
 
 So knowing nothing scores the sum of the channel weights, and 0 is a perfect prediction, whatever the data are.
 The errors of x, y, z and photons count at emitter pixels only; those of probability and background everywhere.
+
+That is how every model is judged. What is minimised (`objective`) is the same, unless the network predicts
+uncertainties: then it is the likelihood of a mixture over pixels, or has a term for the uncertainties (likelihood.py).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch.nn import functional as F
@@ -16,6 +20,10 @@ from torch.nn import functional as F
 from adaloc.config import CHANNELS, TrainingConfig
 from adaloc.data.scaling import Scaling
 from adaloc.data.targets import BACKGROUND, PROBABILITY
+from adaloc.models.likelihood import mean_of_neighbours, mixture_nats, own_pixel_nats
+
+_SIGMA_WEIGHT = 0.1
+"""Of the uncertainties' nats, beside the channels."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +33,19 @@ class LossSums:
     Attributes:
         total_K: summed error of each channel, in network units (raw: in the targets' units).
         count_K: number of terms in each sum.
+        nats: negative log likelihood, 0 for a loss without one.
     """
 
     total_K: torch.Tensor
     count_K: torch.Tensor
+    nats: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
 
     def __add__(self, other: LossSums) -> LossSums:
-        return LossSums(self.total_K + other.total_K, self.count_K + other.count_K)
+        return LossSums(self.total_K + other.total_K, self.count_K + other.count_K, self.nats + other.nats)
+
+    def detach(self) -> LossSums:
+        """The same numbers without their history."""
+        return LossSums(self.total_K.detach(), self.count_K.detach(), self.nats.detach())
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,8 @@ class ChannelLoss:
         references: loss of each channel's best constant predictor, in the units of `LossSums`.
         scaling: network units.
         raw: no division by the references, targets in their own units.
+        likelihood: which likelihood is part of what is minimised: none, that of the "own_pixel", for the
+            uncertainties alone, or in place of all channels but the background that of the "mixture".
     """
 
     weights: tuple[float, ...]
@@ -53,6 +69,7 @@ class ChannelLoss:
     references: tuple[float, ...]
     scaling: Scaling
     raw: bool
+    likelihood: Literal["none", "own_pixel", "mixture"] = "none"
 
     @property
     def no_information_loss(self) -> float:
@@ -68,7 +85,12 @@ class ChannelLoss:
             outputs_BKHW: network outputs.
             targets_BKHW: physical targets, as from `encode_targets`; background NaN where it is not known.
         """
-        outputs, mask = outputs_BKHW.float(), targets_BKHW[:, PROBABILITY]
+        all_outputs, mask = outputs_BKHW.float(), targets_BKHW[:, PROBABILITY]
+        outputs = all_outputs[:, : len(CHANNELS)]
+        if self.likelihood == "mixture":
+            # The background has its gradient from here, the others from the likelihood.
+            means = mean_of_neighbours(all_outputs, targets_BKHW, self.scaling)
+            outputs = torch.cat([means[:, :BACKGROUND], outputs[:, BACKGROUND:]], dim=1)
         if self.raw:
             outputs = torch.cat([outputs[:, :1], self.scaling.to_physical(outputs)[:, 1:]], dim=1)
         targets = self.compared_targets(targets_BKHW)
@@ -81,10 +103,20 @@ class ChannelLoss:
         difference = outputs[:, 1:BACKGROUND] - targets[:, 1:BACKGROUND]
         absolute = torch.tensor(self.absolute[1:BACKGROUND], device=outputs.device)[:, None, None]
         error = torch.where(absolute, difference.abs(), difference.square()) * mask[:, None]
-        num_emitters = mask.sum()
         total = torch.stack([cross_entropy, *error.sum((0, 2, 3)), background_error.square().sum()])
-        count = torch.stack([num_emitters.new_tensor(mask.numel()), *[num_emitters] * 4, known.sum().to(mask.dtype)])
-        return LossSums(total, count)
+        return LossSums(total, self.counts(targets_BKHW), self._nats(all_outputs, targets_BKHW))
+
+    def counts(self, targets_BKHW: torch.Tensor) -> torch.Tensor:
+        """(K,) number of terms in each channel's sum; it does not depend on the outputs."""
+        mask, known = targets_BKHW[:, PROBABILITY], targets_BKHW[:, BACKGROUND].isfinite()
+        num_emitters = mask.sum()
+        return torch.stack([num_emitters.new_tensor(mask.numel()), *[num_emitters] * 4, known.sum().to(mask.dtype)])
+
+    def _nats(self, outputs_BKHW: torch.Tensor, targets_BKHW: torch.Tensor) -> torch.Tensor:
+        if self.likelihood == "none":
+            return outputs_BKHW.new_zeros(())
+        nats = mixture_nats if self.likelihood == "mixture" else own_pixel_nats
+        return nats(outputs_BKHW, self.scaling.scale_targets(targets_BKHW), self.scaling)
 
     def compared_targets(self, targets_BKHW: torch.Tensor) -> torch.Tensor:
         """The targets that the outputs are compared with: in network units, or in their own when raw."""
@@ -101,6 +133,15 @@ class ChannelLoss:
         """The weighted sum of the channels."""
         return (self.channels(sums) * sums.total_K.new_tensor(self.weights)).sum()
 
+    def objective(self, sums: LossSums) -> torch.Tensor:
+        """What is minimised. Nats count per expected emitter: of a batch without emitters they are still finite."""
+        if self.likelihood == "none":
+            return self.total(sums)
+        nats = sums.nats / (sums.count_K[PROBABILITY] * self.scaling.prior)
+        if self.likelihood == "own_pixel":
+            return self.total(sums) + _SIGMA_WEIGHT * nats
+        return nats + self.weights[BACKGROUND] * self.channels(sums)[BACKGROUND]
+
     def best_constant(self) -> tuple[float, ...]:
         """Network outputs of the predictor that knows nothing: a logit, and five constants in network units."""
         odds = self.pos_weight * self.scaling.prior / (1 - self.scaling.prior)
@@ -116,7 +157,7 @@ class ChannelLoss:
 
 def make_loss(config: TrainingConfig, scaling: Scaling) -> ChannelLoss:
     """The loss that a config asks for, with channels that have nothing to explain left out."""
-    if config.loss_type == "unified_decode":
+    if config.loss_type != "simple_combined":
         unified = config.unified_loss_config
         weights: Sequence[float] = unified.channel_weights
         absolute = (False,) * len(CHANNELS)
@@ -138,6 +179,9 @@ def make_loss(config: TrainingConfig, scaling: Scaling) -> ChannelLoss:
         references=_references(scaling, pos_weight, absolute, raw),
         scaling=scaling,
         raw=raw,
+        likelihood="mixture"
+        if config.loss_type == "gaussian_mixture"
+        else ("own_pixel" if config.predict_sigma else "none"),
     )
 
 

@@ -31,7 +31,7 @@ class Model:
     scaling: Scaling
 
     def predict(self, adu_BTHW: torch.Tensor) -> torch.Tensor:
-        """Runs of camera frames (ADU) to network outputs (B, T', 6, H, W); see `LocalizationNetwork.forward`."""
+        """Runs of camera frames (ADU) to network outputs (B, T', 6 or 10, H, W); see `LocalizationNetwork.forward`."""
         photons = to_photons(adu_BTHW, self.config.simulation.camera)
         outputs: torch.Tensor = self.network(self.scaling.scale_input(photons))
         return outputs
@@ -49,7 +49,12 @@ class Model:
 
 def make_model(config: Config, scaling: Scaling) -> Model:
     """A fresh model; its weights come from torch's global generator."""
-    network = LocalizationNetwork(config.network, config.data.consecutive_frames, prior=scaling.prior)
+    network = LocalizationNetwork(
+        config.network,
+        config.data.consecutive_frames,
+        prior=scaling.prior,
+        predicts_sigma=config.training.predicts_sigma,
+    )
     return Model(network.to(memory_format=torch.channels_last), config, scaling)  # type: ignore[call-overload]
 
 

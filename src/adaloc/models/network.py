@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from adaloc.config import CHANNELS, NetworkConfig
 
+NUM_SIGMAS = 4
 _HEAD_CHANNELS = 3
 """Width of the head in units of the second stage's, where the config does not say it."""
 
@@ -59,18 +60,22 @@ class LocalizationNetwork(nn.Module):
         config: width, depth, and whether the frames share the first stage.
         consecutive_frames: 1, or 3 (previous, target, next).
         prior: share of pixels that hold an emitter; where the probability starts.
+        predicts_sigma: four more outputs, the raw sigmas of x, y, z and photons.
     """
 
-    def __init__(self, config: NetworkConfig, consecutive_frames: int, prior: float = 0.01) -> None:
+    def __init__(
+        self, config: NetworkConfig, consecutive_frames: int, prior: float = 0.01, *, predicts_sigma: bool = False
+    ) -> None:
         super().__init__()
         self.consecutive_frames = consecutive_frames
+        self.num_outputs = len(CHANNELS) + (NUM_SIGMAS if predicts_sigma else 0)
         first_width, width = config.base_channels, config.second_stage_channels or config.base_channels
         first_depth = config.depth if config.first_stage_depth is None else config.first_stage_depth
         self._depths = first_depth, config.depth
         copies = 1 if config.first_stage == "shared" else consecutive_frames
         self.first_stage = nn.ModuleList(UNet(1, first_width, first_depth, config.normalization) for _ in range(copies))
         head_width = config.head_channels or _HEAD_CHANNELS * width
-        output = nn.Conv2d(head_width, len(CHANNELS), 1)
+        output = nn.Conv2d(head_width, self.num_outputs, 1)
         self.second_stage = nn.Sequential(
             UNet(consecutive_frames * first_width, width, config.depth, config.normalization),
             *_convolution(width, head_width, config.normalization),
@@ -86,7 +91,7 @@ class LocalizationNetwork(nn.Module):
 
         Returns:
             (B, T', 6, H, W) in network units with T' = T - consecutive_frames + 1: the logit of the probability,
-            then x, y, z, photons, background.
+            then x, y, z, photons, background; 10 channels with the raw sigmas of x, y, z and photons behind them.
         """
         batch, num_frames, height, width = frames_BTHW.shape
         num_targets = num_frames - self.consecutive_frames + 1
@@ -101,7 +106,7 @@ class LocalizationNetwork(nn.Module):
             [encoded[i % len(encoded)][:, i : i + num_targets] for i in range(self.consecutive_frames)], dim=2
         ).flatten(0, 1)
         outputs: torch.Tensor = self.second_stage(joined.contiguous(memory_format=torch.channels_last))
-        return outputs.view(batch, num_targets, len(CHANNELS), *outputs.shape[-2:])[..., :height, :width]
+        return outputs.view(batch, num_targets, self.num_outputs, *outputs.shape[-2:])[..., :height, :width]
 
     @property
     def margin_px(self) -> int:
@@ -130,6 +135,7 @@ class LocalizationNetwork(nn.Module):
         assert output.bias is not None
         with torch.no_grad():
             output.bias[CHANNELS.index("probability")] = math.log(prior / (1 - prior))
+            output.bias[len(CHANNELS) :] = math.log(math.e - 1)  # softplus of it is 1: as unsure as the targets vary
 
 
 def num_parameters(network: nn.Module) -> int:

@@ -100,20 +100,20 @@ class MicroBatches:
         size = math.ceil(num / self.parts)
         if size >= num:
             sums = run.loss.sums(predict(run, batch), batch_targets(run, batch))
-            run.loss.total(sums).backward()  # type: ignore[no-untyped-call]
-            return LossSums(sums.total_K.detach(), sums.count_K.detach())
+            run.loss.objective(sums).backward()  # type: ignore[no-untyped-call]
+            return sums.detach()
         targets = batch_targets(run, batch)
         per_window = len(targets) // num
-        with torch.no_grad():  # the number of terms does not depend on the outputs
-            count_K = run.loss.sums(torch.zeros_like(targets), targets).count_K
-        total_K = torch.zeros_like(count_K)
+        count_K = run.loss.counts(targets)
+        total_K, nats = torch.zeros_like(count_K), torch.zeros_like(count_K[0])
         for first in range(0, num, size):
             part = windows_of(batch, first, min(first + size, num))
             rows = targets[first * per_window : (first + size) * per_window]
             sums = run.loss.sums(predict(run, part), rows)
-            run.loss.total(LossSums(sums.total_K, count_K)).backward()  # type: ignore[no-untyped-call]
+            run.loss.objective(LossSums(sums.total_K, count_K, sums.nats)).backward()  # type: ignore[no-untyped-call]
             total_K += sums.total_K.detach()
-        return LossSums(total_K, count_K)
+            nats += sums.nats.detach()
+        return LossSums(total_K, count_K, nats)
 
 
 def describe_cure(epoch: int, cure: dict[str, Any]) -> str:

@@ -83,7 +83,7 @@ def overfit_fresh(run: Run) -> float:
     optimizer = torch.optim.AdamW(model.network.parameters(), lr=_OVERFIT_RATE)
     losses = []
     for _ in range(_OVERFIT_STEPS):
-        loss = run.loss.total(batch_errors(learner, batch))
+        loss = run.loss.objective(batch_errors(learner, batch))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.network.parameters(), 1.0)
@@ -105,7 +105,7 @@ def noise_scale(run: Run) -> dict[str, float | None]:
     total: torch.Tensor | None = None
     squares = 0.0
     for i in range(_NOISE_BATCHES):
-        loss = run.loss.total(batch_errors(trial, run.windows[_FAR_STEP + i].to(run.device)))
+        loss = run.loss.objective(batch_errors(trial, run.windows[_FAR_STEP + i].to(run.device)))
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
         gradient = torch.cat([g.flatten() for g in found if g is not None])
         squares += float(gradient.square().sum())
@@ -157,7 +157,7 @@ def _trial(run: Run, shape: Callable[[float], float]) -> float:
         batch = run.windows[_FAR_STEP + i].to(run.device)
         for group, rate in zip(trial.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * shape((i + 1) / TRIAL_STEPS)
-        loss = run.loss.total(batch_errors(trial, batch))
+        loss = run.loss.objective(batch_errors(trial, batch))
         trial.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(trial.model.network.parameters(), run.config.training.clip_norm)

@@ -203,9 +203,9 @@ def look_at_batch(run: Run, batch: Batch) -> dict[str, Any]:
     watch = UnitWatch()
     with watch.watching(network):
         outputs = predict(run, half)
-    loss = run.loss.total(run.loss.sums(outputs, targets))
+    sums = run.loss.sums(outputs, targets)
     parameters = [p for p in network.parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True) if parameters else ()
+    gradients = torch.autograd.grad(run.loss.objective(sums), parameters, allow_unused=True) if parameters else ()
     norm = math.sqrt(math.fsum(float(g.square().sum()) for g in gradients if g is not None))
     with torch.no_grad():
         for buffer, before in zip(network.buffers(), buffers, strict=True):
@@ -215,7 +215,7 @@ def look_at_batch(run: Run, batch: Batch) -> dict[str, Any]:
         network.train()
         eval_loss = float(run.loss.total(run.loss.sums(evaluated, targets)))
         signals = {
-            "train_mode_loss": float(loss),
+            "train_mode_loss": float(run.loss.total(sums)),
             "eval_mode_loss": eval_loss,
             "shuffle_gap": shuffle_gap(run.loss, outputs.detach(), targets),
             "half_windows": num,

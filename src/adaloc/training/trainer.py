@@ -117,7 +117,8 @@ def _loop(run: Run, hooks: Hooks, board: SummaryWriter) -> str:
         size = StepSize(run.model.network.parameters()) if run.learning_rate.wants_relative_step else None
         observer.before_step(run, batch)
         rate, limit = run.learning_rate.rate, clip.norm
-        is_finite, cures = _train_step(run, batch, clip, micro_batches)
+        objective, cures = _train_step(run, batch, clip, micro_batches)
+        is_finite = math.isfinite(objective)
         for cure in cures:
             run.log.write("cure", epoch=run.epoch, step=run.step + 1, **cure)
             hooks.on_cure(run.epoch, cure)
@@ -140,8 +141,7 @@ def _loop(run: Run, hooks: Hooks, board: SummaryWriter) -> str:
         run.wall_s += seconds
         run.step += 1
         run.place += 1
-        loss = run.progress.losses[-1] if is_finite else math.nan
-        if _control(run, hooks, loss, size.relative() if size is not None else None):
+        if _control(run, hooks, objective, size.relative() if size is not None else None):
             batches = _batches(run)
             observer.forget_batches()
         if run.step % run.windows.steps_per_epoch == 0:
@@ -186,8 +186,8 @@ def _record(run: Run, hooks: Hooks, epoch: int, decision: Decision, before: floa
     hooks.on_decision(epoch, decision, before, after)
 
 
-def _train_step(run: Run, batch: Batch, clip: Clip, micro_batches: MicroBatches) -> tuple[bool, list[dict[str, Any]]]:
-    """One step; whether the gradient was finite, and what was mended."""
+def _train_step(run: Run, batch: Batch, clip: Clip, micro_batches: MicroBatches) -> tuple[float, list[dict[str, Any]]]:
+    """One step; what was minimised, NaN where the gradient was not finite, and what was mended."""
     rate = run.learning_rate.rate
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["lr_ratio"]
@@ -205,7 +205,8 @@ def _train_step(run: Run, batch: Batch, clip: Clip, micro_batches: MicroBatches)
     run.progress.losses.append(float(loss))
     run.progress.channels.append(channels.tolist())
     run.progress.grad_norms.append(float(norm))
-    return is_finite, [cure for cure in (split, clip.observe(float(norm))) if cure is not None]
+    objective = float(run.loss.objective(sums)) if is_finite else math.nan
+    return objective, [cure for cure in (split, clip.observe(float(norm))) if cure is not None]
 
 
 def _end_epoch(run: Run, hooks: Hooks, board: SummaryWriter) -> None:
