@@ -27,7 +27,7 @@ from adaloc.evaluation.metrics import score, summarize
 from adaloc.evaluation.tables import binned, even_edges, local_density_per_um2, per_frame, quantile_edges
 from adaloc.evaluation.wobble import without_wobble
 from adaloc.localize.export import write_picasso_hdf5
-from adaloc.localize.pixel_grid import error_wave_nm, pixel_grid_bias
+from adaloc.localize.pixel_grid import PixelGridWave, describe_pixel_grid, error_wave_nm, pixel_grid_bias
 from adaloc.localize.read import read_localizations
 from adaloc.simulation.crlb import covariance, single_emitter_information
 from adaloc.simulation.psf import make_psf
@@ -234,6 +234,32 @@ def test_pixel_grid_bias_of_a_known_density() -> None:
     assert bias.peak_px == pytest.approx(0.2, abs=0.02)
     assert bias.p_value < 1e-50
     assert pixel_grid_bias(np.empty(0)) is None
+
+
+def test_the_grid_is_described_in_words_and_pointed_at_when_strong() -> None:
+    weak, strong = (pixel_grid_bias(draw_density(a, 0.5, 5000, 3)) for a in (0.05, 0.6))
+    assert describe_pixel_grid(None, weak) is None
+    plain = describe_pixel_grid(weak, weak)
+    assert plain is not None
+    assert "That is much" not in plain
+    assert "by chance 2.5 %" in plain
+    loud = describe_pixel_grid(weak, strong)
+    assert loud is not None
+    assert "along y" in loud
+    assert "edges" in loud
+
+
+def test_a_wave_gathered_in_blocks_is_that_of_the_whole() -> None:
+    positions = draw_density(0.3, 0.2, 3000, 4)
+    wave = PixelGridWave()
+    for part in np.array_split(positions, 7):
+        wave.add(part)
+    whole, parts = pixel_grid_bias(positions), wave.bias()
+    assert whole is not None
+    assert parts is not None
+    assert parts.num == whole.num
+    np.testing.assert_allclose([parts.amplitude, parts.peak_px, parts.p_value],
+                               [whole.amplitude, whole.peak_px, whole.p_value], rtol=1e-9)  # fmt: skip
 
 
 @pytest.mark.parametrize("num", [5, 30, 1000])

@@ -12,13 +12,13 @@ from rich.console import Console
 from torch import distributions
 
 from adaloc.config import TrainingConfig
-from adaloc.data.scaling import Scaling, positive_sigma
+from adaloc.data.scaling import Scaling
 from adaloc.data.targets import SIGMAS, EmitterRows, encode_targets
 from adaloc.errors import CheckpointError
 from adaloc.integrity_check import load_data
 from adaloc.localize.candidates import find_localizations
 from adaloc.localize.inference import localize_frames
-from adaloc.models.likelihood import mean_of_neighbours, mixture_nats, own_pixel_nats
+from adaloc.models.likelihood import mean_of_neighbours, mixture_nats
 from adaloc.models.losses import make_loss
 from adaloc.models.model_file import load_model, make_model, save_model
 from adaloc.training.run import setup
@@ -66,7 +66,7 @@ def test_the_mixture_is_that_of_torch_distributions() -> None:
         count = distributions.Normal(p.sum(), ((p * (1 - p)).sum() + 1 / 12).sqrt())
         expected -= len(emitters) * float(count.log_prob(torch.tensor(float(len(emitters)))))
         for r, c in emitters.tolist():
-            near = ((rows - r).abs() <= 2) & ((columns - c).abs() <= 2)
+            near = ((rows - r).abs() <= 1) & ((columns - c).abs() <= 1)
             components = distributions.Independent(distributions.Normal(mean[near], sigma[near]), 1)
             mixture = distributions.MixtureSameFamily(distributions.Categorical(p[near] / p[near].sum()), components)
             x, y, z, photons = targets[b, 1:5, r, c].tolist()
@@ -126,7 +126,7 @@ def test_empty_and_crowded_frames_and_sure_networks_have_finite_gradients(num: i
     outputs = torch.randn(2, 10, 24, 24)
     outputs[:, 0] += logit
     outputs.requires_grad_()
-    for training in (MIXTURE, TrainingConfig(predict_sigma=True)):
+    for training in (MIXTURE, TrainingConfig(mixture_weight=0.1)):
         loss = make_loss(training, SCALING)
         value = loss.objective(loss.sums(outputs, targets))
         (gradient,) = torch.autograd.grad(value, outputs)
@@ -145,34 +145,27 @@ def test_an_empty_frame_rewards_no_network_without_end() -> None:
     assert values[-1] == pytest.approx(values[-2], abs=1e-6)
 
 
-def test_learning_sigmas_does_not_move_what_the_channels_learn() -> None:
+def test_the_mixture_adds_its_weight_in_nats_per_expected_emitter() -> None:
+    outputs, targets = batch(9)
+    loss, plain = (make_loss(TrainingConfig(mixture_weight=w), SCALING) for w in (0.3, 0.0))
+    nats = mixture_nats(outputs, SCALING.scale_targets(targets), SCALING) / (2 * 36 * SCALING.prior)
+    sums = loss.sums(outputs, targets)
+    torch.testing.assert_close(loss.objective(sums), plain.total(plain.sums(outputs, targets)) + 0.3 * nats)
+    torch.testing.assert_close(loss.total(sums), plain.total(plain.sums(outputs, targets)))  # judged as any other
+    parts = loss.sums(outputs[:1], targets[:1]) + loss.sums(outputs[1:], targets[1:])
+    torch.testing.assert_close(loss.objective(parts), loss.objective(sums))
+
+
+def test_alone_the_mixture_moves_nothing_but_itself_and_the_background() -> None:
     outputs, targets = batch(9)
     outputs.requires_grad_()
-    with_sigma, without = (make_loss(TrainingConfig(predict_sigma=flag), SCALING) for flag in (True, False))
-    both = torch.autograd.grad(with_sigma.objective(with_sigma.sums(outputs, targets)), outputs)[0]
-    alone = torch.autograd.grad(without.objective(without.sums(outputs, targets)), outputs)[0]
-    torch.testing.assert_close(both[:, :6], alone[:, :6])
-    assert both[:, SIGMAS].abs().max() > 0
-    assert alone[:, SIGMAS].abs().max() == 0
-
-
-def test_a_constant_sigma_is_learned_as_the_root_mean_square_error() -> None:
-    raw = torch.zeros(4, requires_grad=True)
-    _, targets = batch(40, size=24)
-    scaled = SCALING.scale_targets(targets)
-    outputs = torch.zeros(2, 10, 24, 24)
-    optimizer = torch.optim.LBFGS([raw], max_iter=50, line_search_fn="strong_wolfe")
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        full = torch.cat([outputs[:, :6], raw[None, :, None, None].expand(2, 4, 24, 24)], dim=1)
-        value = own_pixel_nats(full, scaled, SCALING)
-        value.backward()
-        return value
-
-    optimizer.step(closure)
-    at_emitter = scaled[:, 1:5].transpose(0, 1)[:, targets[:, 0] == 1]
-    torch.testing.assert_close(positive_sigma(raw.detach()), at_emitter.square().mean(1).sqrt(), rtol=1e-3, atol=0)
+    loss = make_loss(MIXTURE, SCALING)
+    (gradient,) = torch.autograd.grad(loss.objective(loss.sums(outputs, targets)), outputs)
+    nats = mixture_nats(outputs, SCALING.scale_targets(targets), SCALING) / (2 * 36 * SCALING.prior)
+    (of_nats,) = torch.autograd.grad(nats, outputs)
+    torch.testing.assert_close(gradient[:, :5], of_nats[:, :5])
+    torch.testing.assert_close(gradient[:, SIGMAS], of_nats[:, SIGMAS])
+    assert gradient[:, 5].abs().min() > 0
 
 
 def test_merged_pixels_have_the_sigma_of_their_mixture() -> None:
@@ -196,7 +189,7 @@ def test_merged_pixels_have_the_sigma_of_their_mixture() -> None:
     assert (table.z_sigma[0], table.photons_sigma[0]) == (30.0, 100.0)
 
 
-@pytest.mark.parametrize("training", [{"loss_type": "gaussian_mixture"}, {"predict_sigma": True}])
+@pytest.mark.parametrize("training", [{"loss_type": "gaussian_mixture"}, {"mixture_weight": 0.1}])
 def test_a_trained_model_predicts_uncertainties_in_physical_units(tmp_path: Path, training: dict[str, object]) -> None:
     config = small_data(tmp_path, training=training)
     samples = load_data(config, Console(quiet=True))
@@ -218,7 +211,7 @@ def test_a_trained_model_predicts_uncertainties_in_physical_units(tmp_path: Path
 def test_weights_of_a_model_without_sigmas_are_refused_by_one_with_them(tmp_path: Path) -> None:
     plain = make_model(small_config(tmp_path), SCALING)
     contents = plain.to_dict()
-    contents["config"]["training"]["predict_sigma"] = True
+    contents["config"]["training"]["mixture_weight"] = 0.1
     path = tmp_path / "model.pth"
     torch.save(contents, path)
     with pytest.raises(CheckpointError, match="another network"):

@@ -176,8 +176,11 @@ class TrainingConfig(Section):
     weight_decay: float = Field(1e-5, ge=0)
     clip_norm: float = Field(1.0, gt=0)
     loss_type: Literal["unified_decode", "simple_combined", "gaussian_mixture"] = "unified_decode"
-    predict_sigma: bool = Field(
-        False, description="uncertainties of x, y, z and photons; gaussian_mixture always predicts them"
+    mixture_weight: float = Field(
+        0.0,
+        ge=0,
+        description="of the Gaussian mixture's nats per emitter beside the other losses; above 0 the network predicts "
+        "uncertainties of x, y, z and photons",
     )
     loss_weights: LossWeights = LossWeights()
     unified_loss_config: UnifiedLossConfig = UnifiedLossConfig()
@@ -187,7 +190,7 @@ class TrainingConfig(Section):
     @property
     def predicts_sigma(self) -> bool:
         """Whether the network has outputs for uncertainties."""
-        return self.predict_sigma or self.loss_type == "gaussian_mixture"
+        return self.mixture_weight > 0 or self.loss_type == "gaussian_mixture"
 
 
 class OutputConfig(Section):

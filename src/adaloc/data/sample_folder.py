@@ -252,6 +252,20 @@ def read_pixel_size(folder: Path) -> PixelSize | None:
     return movie_pixel_size(find_movie(folder if folder.is_dir() else folder.parent))
 
 
+def read_movie_shape(path: Path) -> tuple[int, int, int]:
+    """(T, H, W) of a TIFF of grey frames, without reading them.
+
+    Raises:
+        DataError: when it is no such file.
+    """
+    with open_tiff(path) as tiff:
+        shape = tiff.series[0].shape
+    if len(shape) not in (2, 3):
+        raise DataError(f"The movie {path} has shape {shape}; expected grey frames (T, H, W).")
+    height, width = shape[-2:]
+    return (shape[0] if len(shape) == 3 else 1), height, width
+
+
 def movie_pixel_size(path: Path) -> PixelSize | None:
     """The pixel size in a TIFF's OME metadata, in nm, or None where it has none."""
     with open_tiff(path) as tiff:

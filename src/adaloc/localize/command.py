@@ -24,6 +24,7 @@ from adaloc.errors import ConfigError
 from adaloc.localize.inference import View, localize_stream, view_of
 from adaloc.localize.movie import Movie, find_movies, join_movies
 from adaloc.localize.outputs import DEFAULT_FORMATS, FORMATS, MovieFacts, output_paths, write_outputs
+from adaloc.localize.pixel_grid import PixelGridWave, describe_pixel_grid
 from adaloc.localize.render import render, write_png, z_range_nm
 from adaloc.localize.tiles import Box
 from adaloc.localize.work_file import WorkFile
@@ -172,6 +173,12 @@ def _localize(
     )
     write_outputs(paths, rows, facts)
     console.print(f"{rows.num_rows} localizations in {len(view)} frames ({rows.num_rows / len(view):.1f} a frame)")
+    grid_x, grid_y = PixelGridWave(), PixelGridWave()
+    for part in rows.parts():
+        grid_x.add(part.x)
+        grid_y.add(part.y)
+    if (sentence := describe_pixel_grid(grid_x.bias(), grid_y.bias())) is not None:
+        console.print(sentence, soft_wrap=True)
     for name, path in paths.items():
         console.print(f"  {FORMATS[name]:<12} {path}", soft_wrap=True)
     if image_path is not None:

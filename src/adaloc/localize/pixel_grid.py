@@ -13,6 +13,9 @@ import numpy as np
 
 from adaloc.emitters import FloatArray
 
+_STRONG = 0.3
+"""Amplitude that is pointed at. The network of benchmarks/real_movies.py has 0.06 to 0.09 on a movie that fits it."""
+
 
 @dataclass(frozen=True)
 class PixelGridBias:
@@ -32,6 +35,31 @@ class PixelGridBias:
     num: int
 
 
+class PixelGridWave:
+    """Gathers positions along one axis, block by block."""
+
+    def __init__(self) -> None:
+        self._sum, self._num = 0j, 0
+
+    def add(self, position_px: FloatArray) -> None:
+        """Coordinates in px, 0 at the centre of the first pixel."""
+        self._sum += complex(np.exp(2j * np.pi * position_px).sum())
+        self._num += len(position_px)
+
+    def bias(self) -> PixelGridBias | None:
+        """The preference of what was added; None where that is nothing."""
+        if self._num == 0:
+            return None
+        wave = self._sum / self._num
+        # The density 1 + a cos(2 pi (u - peak)) has a mean wave of length a/2.
+        return PixelGridBias(
+            amplitude=2 * abs(wave),
+            peak_px=math.atan2(wave.imag, wave.real) / (2 * math.pi),
+            p_value=_rayleigh_p(abs(wave), self._num),
+            num=self._num,
+        )
+
+
 def pixel_grid_bias(position_px: FloatArray) -> PixelGridBias | None:
     """Measures the preference along one axis.
 
@@ -41,18 +69,32 @@ def pixel_grid_bias(position_px: FloatArray) -> PixelGridBias | None:
     Returns:
         None where there are no localizations.
     """
-    num = len(position_px)
-    if num == 0:
+    wave = PixelGridWave()
+    wave.add(position_px)
+    return wave.bias()
+
+
+def describe_pixel_grid(x: PixelGridBias | None, y: PixelGridBias | None) -> str | None:
+    """A line for people; None where there is nothing to say."""
+    if x is None or y is None:
         return None
-    wave = complex(np.exp(2j * np.pi * position_px).mean())
-    length = abs(wave)
-    # The density 1 + a cos(2 pi (u - peak)) has a mean wave of length a/2.
-    return PixelGridBias(
-        amplitude=2 * length,
-        peak_px=math.atan2(wave.imag, wave.real) / (2 * math.pi),
-        p_value=_rayleigh_p(length, num),
-        num=num,
+    text = (
+        f"Within a pixel the density of positions swings by {100 * x.amplitude:.0f} % along x and "
+        f"{100 * y.amplitude:.0f} % along y (0 % is no preference; by chance {100 * _by_chance(x.num):.1f} %)."
     )
+    worst = max(x, y, key=lambda bias: bias.amplitude)
+    if worst.amplitude > _STRONG:
+        place = "centres" if abs(worst.peak_px) < 0.25 else "edges"
+        text += (
+            f" That is much: positions are drawn to the pixels' {place}. A PSF or a camera other than those of the "
+            "training, or molecules too dim for the network, do this; see adaloc check --movie."
+        )
+    return text
+
+
+def _by_chance(num: int) -> float:
+    """Mean amplitude of uniform independent positions: of Rayleigh's distribution."""
+    return math.sqrt(math.pi / num)
 
 
 def error_wave_nm(error_nm: FloatArray, true_position_px: FloatArray) -> float | None:

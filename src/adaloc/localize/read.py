@@ -89,12 +89,16 @@ def read_localizations(path: Path, pixel_size_nm: PixelSize | None = None) -> Lo
 
 def _read_sample_folder(folder: Path, pixel_size_nm: PixelSize | None) -> LocalizationFile:
     # Imported here because reading a CSV must not wait for what the data part imports.
-    from adaloc.data.sample_folder import read_emitters, read_pixel_size
+    from adaloc.data.sample_folder import find_movie, read_emitters, read_movie_shape, read_pixel_size
 
     table = read_emitters(folder)
     _check_values(folder, {name: getattr(table, name) for name in ("frame", "x", "y", "z", "photons")})
     size = _known(folder, pixel_size_nm or read_pixel_size(folder))
-    return LocalizationFile(table, size, image_size_px=None, num_frames=None, is_3d=_has_depth(table.z))
+    if not any(path.suffix.lower() in (".tif", ".tiff") for path in folder.iterdir()):
+        # A truth may be kept without its movie, when the pixel size is given.
+        return LocalizationFile(table, size, image_size_px=None, num_frames=None, is_3d=_has_depth(table.z))
+    num_frames, height, width = read_movie_shape(find_movie(folder))
+    return LocalizationFile(table, size, (height, width), num_frames, _has_depth(table.z))
 
 
 def _read_csv(path: Path, pixel_size_nm: PixelSize | None) -> LocalizationFile:

@@ -1,11 +1,12 @@
-"""Losses that know about uncertainty: of a mixture over pixels (Speiser et al. 2021), and of each emitter's own pixel.
+"""The loss that knows about uncertainty: the likelihood of a Gaussian mixture over pixels (Speiser et al. 2021).
 
-All values are in network units (see `Scaling`), and all results in nats, summed over a batch.
+All values are in network units (see `Scaling`), and the result in nats, summed over a batch.
 Axes: B frames, K channels, H rows, W columns, N emitters, C components of the mixture, P parameters [x, y, z, photons].
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -15,11 +16,12 @@ from torch.nn import functional as F
 from adaloc.data.scaling import Scaling, positive_sigma
 from adaloc.data.targets import BACKGROUND, PHOTONS, PROBABILITY, SIGMAS, X
 
-_REACH_PX = 2
+_REACH_PX = 1
 """Components of an emitter's likelihood lie at most so far from its pixel, along rows and columns.
 
-An emitter is explained by its own pixel or by a neighbour; the rest of the field adds nothing but work. Leaving
-components out can only lower a likelihood, so it gives the network no loophole.
+An emitter is explained by its own pixel or by a neighbour, as in DECODE, whose offsets are bounded. With more, and
+nothing else to say which pixel it is to be, networks came to speak for emitters two pixels away. Leaving components out
+can only lower a likelihood, so it gives no loophole.
 """
 _COUNT_VARIANCE = 1 / 12
 """Added to the variance of the count.
@@ -78,8 +80,8 @@ def mean_of_neighbours(outputs_BKHW: torch.Tensor, targets_BKHW: torch.Tensor, s
     """What a mixture says of each emitter, for judging it by the six channels.
 
     A mixture may explain an emitter near the border of two pixels by either of them, and what the other one predicts
-    is then of no meaning. So x, y, z and photons at an emitter's pixel become the mean over it and its four
-    neighbours, weighted by probability, as when molecules are localized. Without a gradient.
+    is then of no meaning. So x, y, z and photons at an emitter's pixel become the mean over it and its
+    neighbours, weighted by probability, much as when molecules are localized. Without a gradient.
 
     Args:
         outputs_BKHW, targets_BKHW, scaling: as in `mixture_nats`.
@@ -92,7 +94,8 @@ def mean_of_neighbours(outputs_BKHW: torch.Tensor, targets_BKHW: torch.Tensor, s
     unit_x, unit_y = scaling.unit()[:2]
     height, width = outputs.shape[-2:]
     total_NP, weight_N = outputs.new_zeros((len(frame), 4)), outputs.new_zeros(len(frame))
-    for down, right in ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)):
+    steps = range(-_REACH_PX, _REACH_PX + 1)
+    for down, right in itertools.product(steps, steps):
         r, c = (row + down).clamp(0, height - 1), (column + right).clamp(0, width - 1)
         inside = (r == row + down) & (c == column + right)
         values_NK = outputs[frame, :, r, c]
@@ -102,23 +105,6 @@ def mean_of_neighbours(outputs_BKHW: torch.Tensor, targets_BKHW: torch.Tensor, s
         weight_N += share_N
     outputs[frame, X:BACKGROUND, row, column] = total_NP / weight_N.clamp_min(1e-30)[:, None]
     return outputs
-
-
-def own_pixel_nats(outputs_BKHW: torch.Tensor, targets_BKHW: torch.Tensor, scaling: Scaling) -> torch.Tensor:
-    """Negative log likelihood of the emitters given what their own pixels predict, for the sigmas alone.
-
-    The means are taken as they are, so that learning how large the errors are does not change what makes them small.
-
-    Args:
-        outputs_BKHW, targets_BKHW, scaling: as in `mixture_nats`.
-
-    Returns:
-        The sum over emitters, a scalar.
-    """
-    frame, row, column = torch.nonzero(targets_BKHW[:, PROBABILITY] == 1, as_tuple=True)
-    outputs_NK = outputs_BKHW[frame, :, row, column]
-    error_NP = targets_BKHW[frame, X:BACKGROUND, row, column] - outputs_NK[:, X:BACKGROUND].detach()
-    return _normal_nats(error_NP, outputs_NK[:, SIGMAS], scaling).sum()
 
 
 def _normal_nats(error_P: torch.Tensor, raw_sigma_P: torch.Tensor, scaling: Scaling) -> torch.Tensor:

@@ -3,8 +3,8 @@
 So knowing nothing scores the sum of the channel weights, and 0 is a perfect prediction, whatever the data are.
 The errors of x, y, z and photons count at emitter pixels only; those of probability and background everywhere.
 
-That is how every model is judged. What is minimised (`objective`) is the same, unless the network predicts
-uncertainties: then it is the likelihood of a mixture over pixels, or has a term for the uncertainties (likelihood.py).
+That is how every model is judged. What is minimised (`objective`) may have the likelihood of a mixture over pixels
+(likelihood.py) beside the channels, or in their place.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch.nn import functional as F
@@ -20,10 +19,7 @@ from torch.nn import functional as F
 from adaloc.config import CHANNELS, TrainingConfig
 from adaloc.data.scaling import Scaling
 from adaloc.data.targets import BACKGROUND, PROBABILITY
-from adaloc.models.likelihood import mean_of_neighbours, mixture_nats, own_pixel_nats
-
-_SIGMA_WEIGHT = 0.1
-"""Of the uncertainties' nats, beside the channels."""
+from adaloc.models.likelihood import mean_of_neighbours, mixture_nats
 
 
 @dataclass(frozen=True)
@@ -59,8 +55,8 @@ class ChannelLoss:
         references: loss of each channel's best constant predictor, in the units of `LossSums`.
         scaling: network units.
         raw: no division by the references, targets in their own units.
-        likelihood: which likelihood is part of what is minimised: none, that of the "own_pixel", for the
-            uncertainties alone, or in place of all channels but the background that of the "mixture".
+        mixture_weight: of the mixture's nats in what is minimised; 0 for a network without uncertainties.
+        mixture_alone: the nats take the place of all channels but the background, which no likelihood is part of.
     """
 
     weights: tuple[float, ...]
@@ -69,7 +65,8 @@ class ChannelLoss:
     references: tuple[float, ...]
     scaling: Scaling
     raw: bool
-    likelihood: Literal["none", "own_pixel", "mixture"] = "none"
+    mixture_weight: float = 0.0
+    mixture_alone: bool = False
 
     @property
     def no_information_loss(self) -> float:
@@ -87,7 +84,7 @@ class ChannelLoss:
         """
         all_outputs, mask = outputs_BKHW.float(), targets_BKHW[:, PROBABILITY]
         outputs = all_outputs[:, : len(CHANNELS)]
-        if self.likelihood == "mixture":
+        if self.mixture_alone:
             # The background has its gradient from here, the others from the likelihood.
             means = mean_of_neighbours(all_outputs, targets_BKHW, self.scaling)
             outputs = torch.cat([means[:, :BACKGROUND], outputs[:, BACKGROUND:]], dim=1)
@@ -113,10 +110,9 @@ class ChannelLoss:
         return torch.stack([num_emitters.new_tensor(mask.numel()), *[num_emitters] * 4, known.sum().to(mask.dtype)])
 
     def _nats(self, outputs_BKHW: torch.Tensor, targets_BKHW: torch.Tensor) -> torch.Tensor:
-        if self.likelihood == "none":
+        if self.mixture_weight == 0:
             return outputs_BKHW.new_zeros(())
-        nats = mixture_nats if self.likelihood == "mixture" else own_pixel_nats
-        return nats(outputs_BKHW, self.scaling.scale_targets(targets_BKHW), self.scaling)
+        return mixture_nats(outputs_BKHW, self.scaling.scale_targets(targets_BKHW), self.scaling)
 
     def compared_targets(self, targets_BKHW: torch.Tensor) -> torch.Tensor:
         """The targets that the outputs are compared with: in network units, or in their own when raw."""
@@ -135,12 +131,12 @@ class ChannelLoss:
 
     def objective(self, sums: LossSums) -> torch.Tensor:
         """What is minimised. Nats count per expected emitter: of a batch without emitters they are still finite."""
-        if self.likelihood == "none":
+        if self.mixture_weight == 0:
             return self.total(sums)
-        nats = sums.nats / (sums.count_K[PROBABILITY] * self.scaling.prior)
-        if self.likelihood == "own_pixel":
-            return self.total(sums) + _SIGMA_WEIGHT * nats
-        return nats + self.weights[BACKGROUND] * self.channels(sums)[BACKGROUND]
+        nats = self.mixture_weight * sums.nats / (sums.count_K[PROBABILITY] * self.scaling.prior)
+        if self.mixture_alone:
+            return nats + self.weights[BACKGROUND] * self.channels(sums)[BACKGROUND]
+        return nats + self.total(sums)
 
     def best_constant(self) -> tuple[float, ...]:
         """Network outputs of the predictor that knows nothing: a logit, and five constants in network units."""
@@ -157,6 +153,7 @@ class ChannelLoss:
 
 def make_loss(config: TrainingConfig, scaling: Scaling) -> ChannelLoss:
     """The loss that a config asks for, with channels that have nothing to explain left out."""
+    alone = config.loss_type == "gaussian_mixture"
     if config.loss_type != "simple_combined":
         unified = config.unified_loss_config
         weights: Sequence[float] = unified.channel_weights
@@ -179,9 +176,8 @@ def make_loss(config: TrainingConfig, scaling: Scaling) -> ChannelLoss:
         references=_references(scaling, pos_weight, absolute, raw),
         scaling=scaling,
         raw=raw,
-        likelihood="mixture"
-        if config.loss_type == "gaussian_mixture"
-        else ("own_pixel" if config.predict_sigma else "none"),
+        mixture_weight=config.mixture_weight or (1.0 if alone else 0.0),
+        mixture_alone=alone,
     )
 
 

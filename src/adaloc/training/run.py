@@ -73,6 +73,8 @@ class Run:
     step: int = 0
     place: int = 0
     wall_s: float = 0.0
+    best_objective: float = math.inf
+    """Lowest of what is minimised, on the validation windows; `best_val_loss` is that model's loss."""
     best_val_loss: float = math.inf
     best_epoch: int = -1
     best_model: dict[str, Any] | None = None
@@ -101,7 +103,12 @@ class Run:
             "epoch": self.epoch,
             "step": self.step,
             "wall_s": self.wall_s,
-            "best": {"val_loss": self.best_val_loss, "epoch": self.best_epoch, "model": self.best_model},
+            "best": {
+                "objective": self.best_objective,
+                "val_loss": self.best_val_loss,
+                "epoch": self.best_epoch,
+                "model": self.best_model,
+            },
             "progress": vars(self.progress),
             "cures": self.cures,
         }
@@ -116,6 +123,7 @@ class Run:
         self.step, self.wall_s = int(state["step"]), float(state["wall_s"])
         best = state["best"]
         self.best_val_loss, self.best_epoch, self.best_model = best["val_loss"], best["epoch"], best["model"]
+        self.best_objective = best.get("objective", self.best_val_loss)  # checkpoints of before minimised the loss
         self.progress = Progress(**state["progress"])
         self.cures = state.get("cures", {})  # checkpoints of before have none
         if state["epoch"] != self.epoch:

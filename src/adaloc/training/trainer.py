@@ -213,11 +213,11 @@ def _end_epoch(run: Run, hooks: Hooks, board: SummaryWriter) -> None:
     epoch = run.epoch - 1
     begin = time.perf_counter()
     sums = validate(run)
-    val_loss = float(run.loss.total(sums))
+    val_loss, objective = float(run.loss.total(sums)), float(run.loss.objective(sums))
     rate = run.learning_rate.rate
-    decision = run.learning_rate.observe_epoch(val_loss, epoch)
-    if val_loss < run.best_val_loss:
-        run.best_val_loss, run.best_epoch = val_loss, epoch
+    decision = run.learning_rate.observe_epoch(objective, epoch)
+    if objective < run.best_objective:
+        run.best_objective, run.best_val_loss, run.best_epoch = objective, val_loss, epoch
         run.best_model = {
             name: tensor.detach().cpu().clone() for name, tensor in run.model.network.state_dict().items()
         }
