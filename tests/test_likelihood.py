@@ -186,7 +186,8 @@ def test_merged_pixels_have_the_sigma_of_their_mixture() -> None:
     assert table.x[0] == pytest.approx(mean)
     assert table.x_sigma[0] == pytest.approx(math.sqrt(share @ (sigma**2 + (place - mean) ** 2)), rel=1e-4)
     assert table.y_sigma[0] == pytest.approx(0.2, rel=1e-4)
-    assert (table.z_sigma[0], table.photons_sigma[0]) == (30.0, 100.0)
+    assert table.z_sigma[0] == pytest.approx(math.sqrt(share @ np.array([30.0, 50.0]) ** 2), rel=1e-4)
+    assert table.photons_sigma[0] == pytest.approx(math.sqrt(share @ np.array([100.0, 200.0]) ** 2), rel=1e-4)
 
 
 @pytest.mark.parametrize("training", [{"loss_type": "gaussian_mixture"}, {"mixture_weight": 0.1}])

@@ -52,6 +52,32 @@ def test_an_emitter_between_two_pixels_is_one_localization_at_their_weighted_mea
     assert table.probability[0] == pytest.approx(0.85)
 
 
+def test_two_emitters_whose_pixels_are_unsure_are_two() -> None:
+    """A probability of 2 spread over pixels of which none is sure; each pixel knows which of the two it speaks of."""
+    outputs = torch.zeros(1, 6, 9, 9)
+    for row, column, p, x, y in (
+        (4, 3, 0.55, 3.1, 4.3), (4, 4, 0.25, 3.2, 4.3), (5, 3, 0.2, 3.1, 4.4),
+        (3, 5, 0.45, 4.6, 3.4), (3, 4, 0.4, 4.5, 3.3), (4, 5, 0.1, 4.6, 3.5),
+    ):  # fmt: skip
+        outputs[0, :3, row, column] = torch.tensor([p, x - column, y - row])
+    table = find_localizations(outputs, 0)
+    assert len(table) == 2
+    np.testing.assert_allclose(np.sort(table.x), [3.1, 4.57], atol=0.08)
+    assert table.probability is not None
+    np.testing.assert_allclose(table.probability, [1.0, 0.95], atol=0.06)
+
+
+def test_no_localization_is_made_of_more_than_the_probability_that_is_there() -> None:
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(3, 6, 40, 40, generator=generator)
+    outputs[:, 0] = torch.rand(3, 40, 40, generator=generator) ** 6
+    table = find_localizations(outputs, 0, threshold=0.3)
+    assert table.probability is not None
+    for frame in range(3):
+        assert 0.5 * outputs[frame, 0].sum() < table.probability[table.frame == frame].sum() <= outputs[frame, 0].sum()
+    assert len(np.unique(np.stack([table.frame, table.x, table.y]), axis=1).T) == len(table)
+
+
 def test_weak_pixels_are_nothing_and_the_threshold_counts_the_sum() -> None:
     outputs = torch.zeros(1, 6, 9, 9)
     outputs[0, 0, 2, 2] = 0.3

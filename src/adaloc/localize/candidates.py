@@ -1,7 +1,7 @@
 """From dense network outputs to a table of localizations.
 
 Axes: B frames, K channels [probability, x, y, z, photons, background] and, from a network that predicts uncertainties,
-the sigmas of x, y, z and photons; H rows, W columns, N localizations.
+the sigmas of x, y, z and photons; H rows, W columns, N localizations, S the 9 pixels around each, P [x, y, z, photons].
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import torch
 from torch.nn import functional as F
 
 from adaloc.data.targets import BACKGROUND, PHOTONS, PROBABILITY, SIGMAS, X, Y, Z
-from adaloc.emitters import EmitterTable
+from adaloc.emitters import EmitterTable, FloatArray, IntArray
 
-_CERTAIN = 0.6
-"""A pixel above this is an emitter of its own, even beside a brighter one."""
 _CANDIDATE = 0.1
-"""Local maxima below this, or below a fifth of the threshold, are not looked at: five of them are no emitter."""
+"""Pixels below this, or below a fifth of the threshold, begin no localization: five of them are no emitter."""
+_ROUNDS = 4
+"""So many emitters are found within two pixels of each other. The bound keeps what a pixel depends on finite."""
+CONTEXT_PX = 3 * _ROUNDS
+"""Pixels around a place on which its localizations depend: 2 to be the highest, 1 to take from, in each round."""
 
 
 def find_localizations(
@@ -25,90 +27,104 @@ def find_localizations(
     threshold: float = 0.5,
     within: tuple[slice, slice] = (slice(None), slice(None)),
 ) -> EmitterTable:
-    """Local maxima of the integrated probability.
+    """Emitters from the probability, of which each has 1.
 
-    An emitter near the border of two pixels splits its probability between them. So the probability of a local
-    maximum is integrated over the pixel and its four neighbours (as in Speiser et al. 2021), and its position is
-    their mean weighted by probability. Pixels that are certain by themselves are not merged.
+    The probability of an emitter near the border of pixels is split between them, and that of two emitters closer than
+    the resolution is spread over the pixels that either may be in; the sum over these pixels still says how many they
+    are, for a probability that is calibrated. So the highest pixel takes a probability of 1 from itself and its eight
+    neighbours, those first whose predicted position is nearest to its own, and is localized at the mean of what it
+    took; then the highest of what is left. One that finds less than the threshold is none.
 
     Args:
         outputs_BKHW: physical outputs of `Scaling.to_physical`.
         first_frame: number of the first frame.
-        threshold: least integrated probability.
-        within: rows and columns whose maxima count. The pixels around them are context: 2 px of it, and what counts
-            is what would have counted in the whole field.
+        threshold: least summed probability.
+        within: rows and columns whose localizations count. The pixels around them are context: with `CONTEXT_PX` of it,
+            what counts is what would have counted in the whole field.
 
     Returns:
-        The table, sorted by frame.
+        The table, sorted by frame; probability is the sum that was taken.
     """
-    probability = outputs_BKHW[:, PROBABILITY : PROBABILITY + 1]
-    highest = F.max_pool2d(probability, 3, stride=1, padding=1)
-    candidate = min(_CANDIDATE, threshold / 5)
-    chosen = (((probability == highest) & (probability > candidate)) | (probability > _CERTAIN))[:, 0]
-    # What a chosen pixel may take from its neighbours: all of a free one, nothing of another chosen one.
-    free = probability[:, 0] * ~chosen
-    counts = torch.zeros_like(chosen)
-    counts[:, within[0], within[1]] = True
-    frame, row, column = torch.nonzero(chosen & counts, as_tuple=True)
-    centre = outputs_BKHW[frame, :, row, column]
-    moments = _Moments(outputs_BKHW)
-    moments.add(centre[:, PROBABILITY], centre, 0, 0)
-    height, width = free.shape[-2:]
-    for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1)):
-        r, c = (row + down).clamp(0, height - 1), (column + right).clamp(0, width - 1)
-        share = torch.where((r == row + down) & (c == column + right), free[frame, r, c], 0.0)
-        moments.add(share, outputs_BKHW[frame, :, r, c], down, right)
-    keep = moments.weight >= threshold
-    x, y = (mean + pixel for mean, pixel in zip(moments.mean(), (column, row), strict=True))
+    left_BHW = outputs_BKHW[:, PROBABILITY].clone()
+    counts = torch.zeros(left_BHW.shape[1:], dtype=torch.bool, device=left_BHW.device)
+    counts[within] = True
+    found = []
+    for _ in range(_ROUNDS):
+        frame, row, column = torch.nonzero(_highest(left_BHW, min(_CANDIDATE, threshold / 5)), as_tuple=True)
+        if len(frame) == 0:
+            break
+        taken_NK = _take(outputs_BKHW, left_BHW, frame, row, column)
+        keep = (taken_NK[:, PROBABILITY] >= threshold) & counts[row, column]
+        place_N3 = torch.stack([frame, row, column], dim=1)
+        found.append((place_N3[keep].cpu().numpy(), taken_NK[keep].cpu().double().numpy()))
+    num_channels = outputs_BKHW.shape[1]
+    places, channels = zip((np.empty((0, 3), np.int64), np.empty((0, num_channels))), *found, strict=True)
+    return _table(np.concatenate(places), np.concatenate(channels), first_frame)
 
-    def column_of(values: torch.Tensor) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        return values[keep].cpu().double().numpy()
 
+def _highest(left_BHW: torch.Tensor, least: float) -> torch.Tensor:
+    """Pixels above `least` that are the highest within two pixels, so that their neighbourhoods do not touch."""
+    height, width = left_BHW.shape[1:]
+    # Ties, as of two sure pixels side by side, are broken by a number that no other pixel within reach has.
+    row, column = (torch.arange(size, device=left_BHW.device) % 5 for size in (height, width))
+    rank = 5 * row[:, None] + column
+    unique = torch.where(left_BHW > least, left_BHW.double() + 1e-10 * rank, 0.0)[:, None]
+    rows = F.max_pool2d(unique, (5, 1), stride=1, padding=(2, 0))
+    return ((unique == F.max_pool2d(rows, (1, 5), stride=1, padding=(0, 2))) & (unique > 0))[:, 0]
+
+
+def _take(
+    outputs_BKHW: torch.Tensor, left_BHW: torch.Tensor, frame: torch.Tensor, row: torch.Tensor, column: torch.Tensor
+) -> torch.Tensor:
+    """Takes a probability of up to 1 around each pixel out of `left_BHW`, in place.
+
+    Returns:
+        (N, K): the probability that was taken, the mean of x, y (px from the centre of the pixel that takes), z and
+        photons over where it was, with their sigmas; the background of the pixel that takes.
+    """
+    height, width = left_BHW.shape[1:]
+    steps = torch.arange(-1, 2, device=row.device)
+    down_S, right_S = (grid.flatten() for grid in torch.meshgrid(steps, steps, indexing="ij"))
+    r_NS, c_NS = row[:, None] + down_S, column[:, None] + right_S
+    inside_NS = (r_NS >= 0) & (r_NS < height) & (c_NS >= 0) & (c_NS < width)
+    r_NS, c_NS = r_NS.clamp(0, height - 1), c_NS.clamp(0, width - 1)
+    values_NSK = outputs_BKHW[frame[:, None], :, r_NS, c_NS]
+    # Relative to the pixel that takes: single precision would blur positions in large fields.
+    values_NSP = values_NSK[..., X:BACKGROUND].clone()
+    values_NSP[..., 0] += right_S
+    values_NSP[..., 1] += down_S
+    own = len(down_S) // 2
+    distance_NS = (values_NSP[..., :2] - values_NSP[:, own : own + 1, :2]).square().sum(-1)
+    distance_NS[:, own] = -1.0
+    order_NS = distance_NS.argsort(dim=1, stable=True)
+    there_NS = torch.where(inside_NS, left_BHW[frame[:, None], r_NS, c_NS], 0.0)
+    sorted_NS = there_NS.gather(1, order_NS)
+    before_NS = sorted_NS.cumsum(1) - sorted_NS
+    taken_NS = torch.zeros_like(there_NS).scatter(1, order_NS, torch.minimum(sorted_NS, (1 - before_NS).clamp_min(0)))
+    left_BHW[frame[:, None].expand_as(r_NS)[inside_NS], r_NS[inside_NS], c_NS[inside_NS]] -= taken_NS[inside_NS]
+    total_N = taken_NS.sum(1)
+    share_NS1 = (taken_NS / total_N[:, None]).unsqueeze(-1)
+    mean_NP = (share_NS1 * values_NSP).sum(1)
+    result = values_NSK[:, own].clone()
+    result[:, PROBABILITY], result[:, X:BACKGROUND] = total_N, mean_NP
+    if outputs_BKHW.shape[1] > SIGMAS.start:
+        # Of the mixture of the pixels' distributions, so pixels that disagree make it larger.
+        spread_NSP = values_NSK[..., SIGMAS].square() + (values_NSP - mean_NP[:, None]).square()
+        result[:, SIGMAS] = (share_NS1 * spread_NSP).sum(1).sqrt()
+    return result
+
+
+def _table(place_N3: IntArray, channels_NK: FloatArray, first_frame: int) -> EmitterTable:
+    order = np.lexsort((place_N3[:, 2], place_N3[:, 1], place_N3[:, 0]))
+    (frame, row, column), channels = place_N3[order].T, channels_NK[order].T
+    names = ("x_sigma", "y_sigma", "z_sigma", "photons_sigma")
     table = EmitterTable(
-        frame=first_frame + frame[keep].cpu().numpy(),
-        x=column_of(x),
-        y=column_of(y),
-        z=column_of(centre[:, Z]),
-        photons=column_of(centre[:, PHOTONS].clamp_min(0)),
-        background=column_of(centre[:, BACKGROUND].clamp_min(0)),
-        probability=column_of(moments.weight.clamp_max(1)),
+        frame=first_frame + frame,
+        x=column + channels[X],
+        y=row + channels[Y],
+        z=channels[Z],
+        photons=channels[PHOTONS].clip(min=0),
+        background=channels[BACKGROUND].clip(min=0),
+        probability=channels[PROBABILITY].clip(max=1),
     )
-    return table.with_columns(**{name: column_of(sigma) for name, sigma in _sigmas(centre, moments).items()})
-
-
-class _Moments:
-    """Weighted moments of x and y over a localization's pixels, in px from the centre of its own pixel."""
-
-    def __init__(self, outputs_BKHW: torch.Tensor) -> None:
-        self._has_sigma = outputs_BKHW.shape[1] > SIGMAS.start
-        zero = outputs_BKHW.new_zeros(())
-        self.weight, self._sums, self._squares = zero, [zero, zero], [zero, zero]
-
-    def add(self, share_N: torch.Tensor, outputs_NK: torch.Tensor, down: int, right: int) -> None:
-        """Adds a pixel `down` and `right` of the localizations' own, with its share of each."""
-        self.weight = self.weight + share_N
-        for axis, (channel, step) in enumerate(((X, right), (Y, down))):
-            offset = outputs_NK[:, channel] + step
-            self._sums[axis] = self._sums[axis] + share_N * offset
-            if self._has_sigma:
-                sigma = outputs_NK[:, SIGMAS.start + axis]
-                self._squares[axis] = self._squares[axis] + share_N * (sigma.square() + offset.square())
-
-    def mean(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of x and y."""
-        return self._sums[0] / self.weight, self._sums[1] / self.weight
-
-    def sigma(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of x and y: of the mixture of the pixels' distributions, so pixels that disagree make it larger."""
-        variances = (q / self.weight - m.square() for q, m in zip(self._squares, self.mean(), strict=True))
-        sigma_x, sigma_y = (variance.clamp_min(0).sqrt() for variance in variances)
-        return sigma_x, sigma_y
-
-
-def _sigmas(centre_NK: torch.Tensor, moments: _Moments) -> dict[str, torch.Tensor]:
-    """The columns of uncertainty; none where the network predicts none."""
-    if centre_NK.shape[1] <= SIGMAS.start:
-        return {}
-    x_sigma, y_sigma = moments.sigma()
-    z_sigma, photons_sigma = centre_NK[:, SIGMAS.start + 2], centre_NK[:, SIGMAS.start + 3]
-    return {"x_sigma": x_sigma, "y_sigma": y_sigma, "z_sigma": z_sigma, "photons_sigma": photons_sigma}
+    return table.with_columns(**dict(zip(names, channels[SIGMAS], strict=False)))

@@ -13,7 +13,7 @@ import torch
 
 from adaloc.emitters import EmitterTable, concatenate
 from adaloc.errors import ConfigError
-from adaloc.localize.candidates import find_localizations
+from adaloc.localize.candidates import CONTEXT_PX, find_localizations
 from adaloc.localize.movie.interface import ArrayMovie, FrameArray, Movie
 from adaloc.localize.tiles import Box, Tile, TilePlan, blocks, plan_tiles
 from adaloc.models.model_file import Model
@@ -24,8 +24,6 @@ _BYTES_PER_PIXEL_AND_CHANNEL = 64
 _CPU_BYTES_AT_ONCE, _GPU_BYTES_AT_ONCE = 400_000_000, 2_000_000_000
 _BLOCK_BYTES = 16_000_000
 """Frames that are read at once and then kept as a finished block; there are two of them in memory."""
-_CANDIDATE_PX = 2
-"""What `find_localizations` looks at around a pixel."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +195,7 @@ def _plan(model: Model, movie: Movie, view: View, device: torch.device) -> TileP
     return plan_tiles(
         view.region,
         (movie.height, movie.width),
-        margin_px=model.network.margin_px + _CANDIDATE_PX,
+        margin_px=model.network.margin_px + CONTEXT_PX,
         multiple_px=model.network.size_multiple_px,
         context_frames=model.config.data.consecutive_frames - 1,
         pixels_at_once=at_once // (_BYTES_PER_PIXEL_AND_CHANNEL * model.config.network.base_channels),
