@@ -74,6 +74,18 @@ class DataConfig(Section):
     )
     augment_time_reversal: bool = Field(True, description="reverse training windows in time; blinking has no arrow")
     validation_windows_per_sample: int = Field(2, ge=1, description="spread evenly over each movie")
+    fresh_share: float = Field(
+        0.0, ge=0, le=1, description="share of the training windows that are simulated while the network trains"
+    )
+    fresh_reuse: int = Field(1, ge=1, le=1000, description="times that such a window is used before it is thrown away")
+
+    @model_validator(mode="after")
+    def _fresh_windows_need_no_workers(self) -> DataConfig:
+        if self.fresh_share > 0 and self.num_workers > 0:
+            raise ValueError(
+                "fresh_share: fresh windows are simulated by the training process; set num_workers to 0 with them"
+            )
+        return self
 
 
 class NetworkConfig(Section):

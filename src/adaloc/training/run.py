@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from adaloc.config import Config
+from adaloc.data.fresh import make_windows
 from adaloc.data.scaling import Scaling
 from adaloc.data.targets import encode_targets
 from adaloc.data.windows import (
@@ -148,7 +149,7 @@ def setup(
         model = make_model(config, scaling)
     model.network.to(device)
     optimizer = make_optimizer(config.training, model.network.first_stage, model.network.second_stage)
-    windows = TrainingWindows(training, config)
+    windows = make_windows(training, config, device)
     run = Run(
         config=config,
         folder=config.output.save_dir,
