@@ -25,6 +25,7 @@ from adaloc.cli_files import convert, localize
 from adaloc.cli_guard import console, guarded
 from adaloc.cli_locs import locs_app
 from adaloc.cli_psf import spline
+from adaloc.cli_tune import tune
 from adaloc.config import Config
 from adaloc.config_file import load_config
 from adaloc.errors import ConfigError
@@ -183,6 +184,7 @@ app.command()(localize)
 app.command()(convert)
 app.add_typer(evaluate_app)
 app.add_typer(locs_app)
+app.command()(tune)
 app.add_typer(bench_app, name="bench")
 
 

@@ -1,8 +1,8 @@
 """Training windows that are simulated while the network trains, and never seen again.
 
 The fresh windows of a run are one long sequence. It is made a block at a time: some short movies, whose windows are
-all used, in random order, `data.fresh_reuse` times each, before the next block is simulated. Block number b, and with it
-every window, is a function of (seed, b) alone, so a run that goes on from a checkpoint or back to an earlier place
+all used, in random order, `data.fresh_reuse` times each, before the next block is simulated. Block number b, and with
+it every window, is a function of (seed, b) alone, so a run that goes on from a checkpoint or back to an earlier place
 makes the same windows again.
 """
 

@@ -62,6 +62,14 @@ class LearningRate:
         return self._adaptive is not None and self._adaptive.is_settling
 
     @property
+    def is_accepted(self) -> bool:
+        """Whether the run stands on a rate that was accepted: not in a warmup, a search or what follows it, or the
+        trial of a higher rate, which may all be taken back."""
+        if self._adaptive is None:
+            return not self._scheduled.is_warming_up(self._step / self._steps_per_epoch)
+        return not self._adaptive.is_settling and self._adaptive.phase in ("steady", "baseline", "anneal")
+
+    @property
     def wants_relative_step(self) -> bool:
         """Whether the next step's size is to be measured."""
         return self._adaptive is not None and self._adaptive.phase == "search"
@@ -113,6 +121,10 @@ class _Scheduled:
         self._literal = LiteralLRManager(config)
         self._plateau = PlateauRule(config.plateau_patience, config.plateau_factor)
         self._plateau_patience = config.plateau_patience
+
+    def is_warming_up(self, epoch: float) -> bool:
+        """Whether a warmup is not over at an epoch."""
+        return self._warmup.is_warming_up(epoch)
 
     def at(self, epoch: float) -> float:
         """The rate at an epoch, which may be fractional."""
