@@ -179,7 +179,7 @@ def test_an_interrupted_trial_goes_on_where_it_was(
         steps = iter(range(100))
         return real(
             *args, **{**kwargs, "should_stop": lambda: next(steps) == 4 and not os.kill(os.getpid(), signal.SIGINT)}
-        )  # noqa: E501
+        )
 
     monkeypatch.setattr(command, "train_trial", interrupt)
     assert tune(tuning, jobs=1, console=QUIET) == 130

@@ -120,6 +120,9 @@ def train(
         bool, typer.Option("--force", help="Train even where the checks or a diagnosis say that it cannot succeed.")
     ] = False,
     lang: LanguageOption = "en",
+    init: Annotated[
+        Path | None, typer.Option("--init", help="Model that a new run starts from, for a new PSF, camera or density.")
+    ] = None,
 ) -> int:
     """Trains a network: checks, simulates what is missing, trains, and writes model, report and curves.
 
@@ -135,7 +138,7 @@ def train(
     from adaloc.main_job import train as run_training
 
     return run_training(
-        settings, resume=resume, skip_checks=skip_checks, console=console, force=force, language=language
+        settings, resume=resume, skip_checks=skip_checks, console=console, force=force, language=language, init=init
     )
 
 
