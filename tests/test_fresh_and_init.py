@@ -14,6 +14,7 @@ from adaloc.data.fresh import FreshWindows, MixedWindows, make_windows
 from adaloc.data.windows import Sample, TrainingWindows, load_samples, split_samples
 from adaloc.errors import CheckpointError, DataError
 from adaloc.training.checkpoint import LATEST, load_checkpoint
+from adaloc.training.learning_rate import LearningRate
 from adaloc.training.run import Run, setup
 from adaloc.training.trainer import Hooks, fit
 from small import small_config, small_data
@@ -136,3 +137,28 @@ def test_a_model_of_another_network_is_refused(data: Config, tmp_path: Path) -> 
     wider = small_config(data.data.root.parent, network={"base_channels": 5})
     with pytest.raises(CheckpointError, match=r"network\.base_channels is 4 there and 5"):
         setup(wider, *samples_of(wider), init=source.model)
+
+
+def test_a_batch_in_parts_makes_the_step_of_the_whole_batch(data: Config, tmp_path: Path) -> None:
+    """Without batch normalization, which sees the parts."""
+    results = []
+    for parts in (1, 2):
+        recipe = {"epochs": 1, "accumulation_steps": parts, "optimizer": "sgd"}
+        run = make_run(data, tmp_path / str(parts), 0.0, training=recipe, network={"normalization": "none"})
+        fit(run, Hooks(should_stop=lambda: run.step >= 1))  # noqa: B023
+        results.append(run)
+    assert results[0].progress.losses == pytest.approx(results[1].progress.losses, rel=1e-5)
+    assert results[0].progress.grad_norms == pytest.approx(results[1].progress.grad_norms, rel=1e-4)
+    for a, b in zip(*(run.model.network.parameters() for run in results), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+
+
+def test_a_cyclical_rate_goes_from_the_lowest_to_the_full_rate_and_back(data: Config) -> None:
+    settings = {"scheduler_type": "cyclical", "cycle_epochs": 4, "plateau_min_lr": 1e-5}
+    config = data.training.adaptive_lr_config.model_copy(update=settings)
+    rate = LearningRate(config, 1e-3, epochs=8, steps_per_epoch=1)
+    rates = []
+    for _ in range(8):
+        rates.append(rate.rate)
+        rate.observe_step(1.0, None)
+    assert rates == pytest.approx([1e-5, 5.05e-4, 1e-3, 5.05e-4] * 2)

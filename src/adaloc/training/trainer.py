@@ -106,7 +106,7 @@ def save(run: Run) -> None:
 def _loop(run: Run, hooks: Hooks, board: SummaryWriter) -> str:
     bad_steps = 0
     batches = _batches(run)
-    clip, micro_batches = Clip(run.config.training.clip_norm), MicroBatches()
+    clip, micro_batches = Clip(run.config.training.clip_norm), MicroBatches(run.config.training.accumulation_steps)
     if "clip" in run.cures:
         clip.load_state_dict(run.cures["clip"])
     observer = Observer()
