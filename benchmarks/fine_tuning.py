@@ -25,6 +25,7 @@ RESULTS = Path("benchmarks/results/fine_tuning.json")
 
 
 def main() -> None:
+    """Measures and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("work", type=Path)
@@ -43,6 +44,7 @@ def main() -> None:
 
 
 def config_of(work: Path, epochs: int, seed: int, name: str) -> Config:
+    """The config of one run."""
     base = dump_config(load_config(Path("training/configs/train_config_adaptive.json")))
     changes = {
         "data": {"root": str(work / "data")}, "simulation": CHANGES, "training": {"epochs": epochs}, "seed": seed,
@@ -52,6 +54,7 @@ def config_of(work: Path, epochs: int, seed: int, name: str) -> Config:
 
 
 def measure(config: Config, init: Model | None, name: str) -> dict[str, Any]:
+    """Trains one run."""
     for _ in generate(config, config.data.root):
         pass
     training, validation = (load_samples(p, config.simulation.camera) for p in split_samples(config.data))

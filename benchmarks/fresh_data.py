@@ -24,6 +24,7 @@ RESULTS = Path("benchmarks/results/fresh_data.json")
 
 
 def main() -> None:
+    """Measures and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("work", type=Path)
@@ -43,6 +44,7 @@ def main() -> None:
 
 
 def config_of(data: Path, work: Path, epochs: int, seed: int, share: float) -> Config:
+    """The config of one run."""
     base = dump_config(load_config(Path("training/configs/train_config_adaptive.json")))
     changes = {
         "data": {"root": str(data), "fresh_share": share}, "training": {"epochs": epochs}, "seed": seed,
@@ -52,6 +54,7 @@ def config_of(data: Path, work: Path, epochs: int, seed: int, share: float) -> C
 
 
 def measure(config: Config) -> dict[str, Any]:
+    """Trains one run."""
     for _ in generate(config.model_copy(update={"seed": 0}), config.data.root):
         pass
     training, validation = (load_samples(p, config.simulation.camera) for p in split_samples(config.data))

@@ -18,7 +18,8 @@ _MUST_AGREE = (
     "network", "seed", "data.consecutive_frames", "data.batch_size", "data.image_size", "data.sample_subset",
     "data.train_val_split", "data.min_photons", "data.augment_mirror", "data.augment_time_reversal",
     "data.validation_windows_per_sample", "data.fresh_share", "data.fresh_reuse", "simulation.camera",
-    "training.optimizer", "training.lr_first", "training.lr_second", "training.weight_decay", "training.decay_biases_and_norms", "training.accumulation_steps", "training.loss_type",
+    "training.optimizer", "training.lr_first", "training.lr_second", "training.weight_decay",
+    "training.decay_biases_and_norms", "training.accumulation_steps", "training.loss_type",
     "training.loss_weights", "training.unified_loss_config", "training.simple_combined_config",
 )  # fmt: skip
 """What cannot change within a run: its curve would mean something else before and after."""
