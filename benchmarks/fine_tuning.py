@@ -3,7 +3,8 @@
     python benchmarks/fine_tuning.py MODEL WORK [--epochs 40] [--seeds 1]
 
 The new data have an astigmatism of 90 instead of 70 nm rms and a wavelength of 680 instead of 660 nm; the rest is the
-default config. From the model twice: with the controller's search for a rate, and with a given rate and no search. Training on one thread. Writes benchmarks/results/fine_tuning.json.
+default config. From the model twice: with the controller's search for a rate, and with a given rate and no search.
+Training on one thread. Writes benchmarks/results/fine_tuning.json.
 """
 
 import argparse
