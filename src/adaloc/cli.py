@@ -25,6 +25,7 @@ from adaloc.cli_files import convert, localize
 from adaloc.cli_guard import console, guarded
 from adaloc.cli_locs import locs_app
 from adaloc.cli_psf import spline
+from adaloc.cli_tune import tune
 from adaloc.config import Config
 from adaloc.config_file import load_config
 from adaloc.errors import ConfigError
@@ -119,6 +120,9 @@ def train(
         bool, typer.Option("--force", help="Train even where the checks or a diagnosis say that it cannot succeed.")
     ] = False,
     lang: LanguageOption = "en",
+    init: Annotated[
+        Path | None, typer.Option("--init", help="Model that a new run starts from, for a new PSF, camera or density.")
+    ] = None,
 ) -> int:
     """Trains a network: checks, simulates what is missing, trains, and writes model, report and curves.
 
@@ -134,7 +138,7 @@ def train(
     from adaloc.main_job import train as run_training
 
     return run_training(
-        settings, resume=resume, skip_checks=skip_checks, console=console, force=force, language=language
+        settings, resume=resume, skip_checks=skip_checks, console=console, force=force, language=language, init=init
     )
 
 
@@ -183,6 +187,7 @@ app.command()(localize)
 app.command()(convert)
 app.add_typer(evaluate_app)
 app.add_typer(locs_app)
+app.command()(tune)
 app.add_typer(bench_app, name="bench")
 
 

@@ -77,6 +77,35 @@ def stalls(
     bench_stalls(out, parse_range(seeds), parse_range(healthy_seeds), causes, jobs, rerank, console)
 
 
+@bench_app.command()
+@guarded
+def ablation(
+    config: Annotated[Path, typer.Option("--config", "-c", help="JSON config to compare with.")] = Path(
+        "training/configs/train_config_adaptive.json"
+    ),
+    options: Annotated[str, typer.Option(help="Options, separated by commas; all when empty.")] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of every run.")] = 160,
+    work: Annotated[Path, typer.Option("--work", help="Folder of the runs; goes on from there.")] = Path(
+        "outputs/ablation"
+    ),
+    out: Annotated[Path | None, typer.Option("--out", help="JSON file; the docs' table is written beside it.")] = None,
+) -> None:
+    """Trains with each option of the config and without, at equal samples, and says which are worth it.
+
+    Example: adaloc bench ablation --options default,adamw,fresh --seeds 1 --out ablation.json
+    """
+    from adaloc.bench.ablation import OPTIONS, run_ablation, show, summarize, write_results
+
+    chosen = options.split(",") if options else list(OPTIONS)
+    if unknown := sorted(set(chosen) - set(OPTIONS)):
+        raise ConfigError(f"--options: {', '.join(unknown)} is not known. Choose from {', '.join(OPTIONS)}.")
+    rows = run_ablation(load_config(config), chosen, range(seeds), epochs, work, console)
+    show(summarize(rows), console)
+    if out is not None:
+        write_results(rows, out)
+
+
 def parse_range(text: str) -> list[int]:
     """5:14 to the whole numbers from 5 to 14; 5 to that alone.
 

@@ -74,6 +74,18 @@ class DataConfig(Section):
     )
     augment_time_reversal: bool = Field(True, description="reverse training windows in time; blinking has no arrow")
     validation_windows_per_sample: int = Field(2, ge=1, description="spread evenly over each movie")
+    fresh_share: float = Field(
+        0.0, ge=0, le=1, description="share of the training windows that are simulated while the network trains"
+    )
+    fresh_reuse: int = Field(1, ge=1, le=1000, description="times that such a window is used before it is thrown away")
+
+    @model_validator(mode="after")
+    def _fresh_windows_need_no_workers(self) -> DataConfig:
+        if self.fresh_share > 0 and self.num_workers > 0:
+            raise ValueError(
+                "fresh_share: fresh windows are simulated by the training process; set num_workers to 0 with them"
+            )
+        return self
 
 
 class NetworkConfig(Section):
@@ -132,6 +144,7 @@ SchedulerType = Literal[
     "plateau",
     "cosine",
     "warm_restarts",
+    "cyclical",
     "one_cycle",
     "wsd",
 ]
@@ -148,6 +161,7 @@ class AdaptiveLRConfig(Section):
     plateau_factor: float = Field(0.7, gt=0, lt=1)
     plateau_min_lr: float = Field(1e-6, ge=0, lt=10)
     cosine_restart_periods: list[Annotated[int, Field(ge=1)]] = Field([100, 200, 400], min_length=1)
+    cycle_epochs: int = Field(50, ge=2, description="cyclical: from the lowest rate up to the full one and back")
     adaptive_threshold: float = Field(0.001, ge=0)
     loss_window_size: int = Field(20, ge=10)
     lr_boost_factor: float = Field(1.5, gt=1)
@@ -170,10 +184,14 @@ class TrainingConfig(Section):
     """The recipe."""
 
     epochs: int = Field(1000, ge=1)
-    optimizer: Literal["muon", "adamw", "adam"] = "muon"
+    optimizer: Literal["muon", "adamw", "adam", "radam", "nadam", "sgd"] = "muon"
     lr_first: float = Field(5e-4, gt=0, lt=10, description="learning rate of the first network stage")
     lr_second: float = Field(5e-4, gt=0, lt=10, description="learning rate of the second network stage")
     weight_decay: float = Field(1e-5, ge=0)
+    decay_biases_and_norms: bool = Field(True, description="false: weight decay acts on kernels alone")
+    accumulation_steps: int = Field(
+        1, ge=1, description="parts in which a batch goes through the network, for less memory; the step is the same"
+    )
     clip_norm: float = Field(1.0, gt=0)
     loss_type: Literal["unified_decode", "simple_combined", "gaussian_mixture"] = "unified_decode"
     mixture_weight: float = Field(

@@ -33,24 +33,32 @@ def load_config(path: Path) -> Config:
     Raises:
         ConfigError: naming every problem of the file, each with what to do.
     """
+    return parse_config(read_json(path, "config"), str(path))
+
+
+def read_json(path: Path, what: str) -> Any:
+    """The contents of a JSON file with // comments; `what` it is stands in messages.
+
+    Raises:
+        ConfigError: when it is missing or no JSON, or names a key twice in a section.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError(f"The config {path} does not exist. {_existing_configs(path)}") from None
+        raise ConfigError(f"The {what} {path} does not exist. {_existing_configs(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The config {path} cannot be read: {error}") from None
+        raise ConfigError(f"The {what} {path} cannot be read: {error}") from None
     try:
-        raw = json.loads(strip_comments(text), object_pairs_hook=_without_duplicates)
+        return json.loads(strip_comments(text), object_pairs_hook=_without_duplicates)
     except json.JSONDecodeError as error:
         raise ConfigError(
-            f"The config {path} is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}. "
+            f"The {what} {path} is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}. "
             "Check for a missing or surplus comma, quote or bracket there."
         ) from None
     except (RecursionError, ValueError):
         raise ConfigError(
-            f"The config {path} is nested too deeply, or holds numbers too long, to be a config."
+            f"The {what} {path} is nested too deeply, or holds numbers too long, to be a {what}."
         ) from None
-    return parse_config(raw, str(path))
 
 
 def parse_config(raw: Any, source: str) -> Config:

@@ -33,6 +33,10 @@ class CheckpointError(AdalocError):
     """A checkpoint or model file cannot be used."""
 
 
+class DivergenceError(AdalocError):
+    """A training cannot go on with these settings: its loss or gradient stays no number, or nothing lowers it."""
+
+
 def says_out_of_memory(error: BaseException) -> bool:
     """Whether an error's words are those with which torch reports exhausted memory, on the CPU and the GPU."""
     return _OUT_OF_MEMORY.search(str(error)) is not None

@@ -29,7 +29,7 @@ from adaloc.files import describe_write_failure, write_text
 from adaloc.integrity_check import load_data, refuse_hopeless
 from adaloc.localize.inference import localize_frames
 from adaloc.models.losses import left_out_channels
-from adaloc.models.model_file import Model
+from adaloc.models.model_file import Model, load_model
 from adaloc.monitor.log import load_run
 from adaloc.monitor.plots import Example, figure_pixels, plot_curves, plot_examples, save_figure
 from adaloc.monitor.report import write_report, write_text_report
@@ -59,6 +59,7 @@ def train(
     console: Console,
     force: bool = False,
     language: Language = "en",
+    init: Path | None = None,
 ) -> int:
     """Runs the whole job.
 
@@ -69,6 +70,7 @@ def train(
         console: where messages go.
         force: train even on data that cannot be learned from, and go on where a diagnosis says that it cannot succeed.
         language: of the findings in the data.
+        init: a model that a new run starts from; a resumed one goes on from its checkpoint.
 
     Returns:
         The exit status: 0 finished, 130 interrupted.
@@ -80,13 +82,16 @@ def train(
     if not skip_checks:
         show_checks(check_environment(config), console)
     state = _find_state(config, resume, console)
+    source = load_model(init) if init is not None and state is None else None
     ensure_data(config, console)
     training, validation = load_data(config, console)
     integrity = refuse_hopeless(training, validation, config, console, force=force, language=language)
     if state is None:
         _set_aside_old_run(config.output.save_dir, console)
     write_text(config.output.save_dir / "config.json", json.dumps(dump_config(config), indent=2) + "\n")
-    run = setup(config, training, validation, state)
+    run = setup(config, training, validation, state, init=source)
+    if source is not None:
+        console.print(f"Starting from the weights of {init}", soft_wrap=True)
     _announce(run, console)
     with interrupt_flag() as interrupted:
         line = ProgressLine(console, "training", config.training.epochs, "epochs", done=run.epoch)

@@ -18,6 +18,7 @@ class Stream(IntEnum):
     FIELD_MAP = 4
     CAMERA = 5
     BACKGROUND = 6
+    FRESH = 7
 
 
 def numpy_stream(seed: int, stream: Stream, step: int = 0, index: int = 0) -> np.random.Generator:

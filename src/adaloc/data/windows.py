@@ -145,9 +145,20 @@ def load_sample(folder: Path, camera: CameraConfig) -> Sample:
             f"{shape.pattern_PHW.shape[1]} x {shape.pattern_PHW.shape[2]} px, the movie has {num_frames} of {height} x "
             f"{width}."
         )
-    first_row = np.searchsorted(emitters.frame, np.arange(num_frames + 1))
-    read_noise = None if maps is None else maps.read_noise_e
-    return Sample(folder.name, frames, emitters, first_row, background, shape, read_noise)
+    return make_sample(folder.name, frames, emitters, background, shape, None if maps is None else maps.read_noise_e)
+
+
+def make_sample(
+    name: str,
+    frames_THW: npt.NDArray[Any],
+    emitters: EmitterTable,
+    background_T: FloatArray,
+    background_shape: BackgroundShape | None = None,
+    read_noise_e_HW: FloatArray | None = None,
+) -> Sample:
+    """A sample from its parts, see `Sample`; `emitters` must be sorted by frame."""
+    first_row = np.searchsorted(emitters.frame, np.arange(len(frames_THW) + 1))
+    return Sample(name, frames_THW, emitters, first_row, background_T, background_shape, read_noise_e_HW)
 
 
 def estimate_background(frames_THW: npt.NDArray[Any], emitters: EmitterTable, camera: CameraConfig) -> float:
@@ -235,6 +246,11 @@ class TrainingWindows:
 
     def __getitem__(self, step: int) -> Batch:
         """The batch of a step."""
+        length = self._data.consecutive_frames
+        return make_batch(self.cuts(step), length, self._data.image_size, length)
+
+    def cuts(self, step: int) -> list[Cut]:
+        """The windows of a step."""
         epoch, part = divmod(step, self.steps_per_epoch)
         rng = numpy_stream(self._seed, Stream.WINDOWS, step=epoch)
         order = rng.permutation(len(self._samples))
@@ -249,7 +265,7 @@ class TrainingWindows:
             extents = np.array(self._samples[index].frames_THW.shape) - (length, size, size)
             start, top, left = (place[index] * (extents + 1)).astype(int)
             cuts.append(Cut(self._samples[index], int(start), int(top), int(left), *map(bool, turned[index])))
-        return make_batch(cuts, length, size, self._data.consecutive_frames)
+        return cuts
 
 
 def validation_batches(samples: Sequence[Sample], data: DataConfig) -> list[Batch]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from adaloc.config import Config
-from adaloc.config_file import dump_config
+from adaloc.config_file import dump_config, merged
 from adaloc.errors import CheckpointError
 from adaloc.models.model_file import load_tensors, save_tensors
 
@@ -17,9 +17,10 @@ BEST = "best_model.pth"
 _MUST_AGREE = (
     "network", "seed", "data.consecutive_frames", "data.batch_size", "data.image_size", "data.sample_subset",
     "data.train_val_split", "data.min_photons", "data.augment_mirror", "data.augment_time_reversal",
-    "data.validation_windows_per_sample", "simulation.camera", "training.optimizer", "training.lr_first",
-    "training.lr_second", "training.weight_decay", "training.loss_type", "training.loss_weights",
-    "training.unified_loss_config", "training.simple_combined_config",
+    "data.validation_windows_per_sample", "data.fresh_share", "data.fresh_reuse", "simulation.camera",
+    "training.optimizer", "training.lr_first", "training.lr_second", "training.weight_decay",
+    "training.decay_biases_and_norms", "training.accumulation_steps", "training.loss_type",
+    "training.loss_weights", "training.unified_loss_config", "training.simple_combined_config",
 )  # fmt: skip
 """What cannot change within a run: its curve would mean something else before and after."""
 _KEYS = {
@@ -53,7 +54,8 @@ def load_checkpoint(path: Path, config: Config) -> dict[str, Any]:
         )
     if missing := sorted(_KEYS - state.keys()):
         raise CheckpointError(f"{path} lacks {', '.join(missing)}; it is not a whole checkpoint.")
-    there, asked = state["model"].get("config", {}), dump_config(config)
+    # Keys that are newer than the checkpoint had their defaults.
+    there, asked = merged(dump_config(Config()), state["model"].get("config", {})), dump_config(config)
     for section in _MUST_AGREE:
         found, here = _at(there, section), _at(asked, section)
         if found != here:

@@ -10,7 +10,7 @@ from adaloc.config import AdaptiveLRConfig
 from adaloc.training.controller import AdaptiveLRManager
 from adaloc.training.decision import Decision
 from adaloc.training.literal import LiteralLRManager, PlateauRule, WarmupScheduler
-from adaloc.training.schedules import cosine, one_cycle, warm_restarts, warmup_stable_decay
+from adaloc.training.schedules import cosine, cyclical, one_cycle, warm_restarts, warmup_stable_decay
 from adaloc.training.trend import Trend
 
 
@@ -62,6 +62,14 @@ class LearningRate:
         return self._adaptive is not None and self._adaptive.is_settling
 
     @property
+    def is_accepted(self) -> bool:
+        """Whether the run stands on a rate that was accepted: not in a warmup, a search or what follows it, or the
+        trial of a higher rate, which may all be taken back."""
+        if self._adaptive is None:
+            return not self._scheduled.is_warming_up(self._step / self._steps_per_epoch)
+        return not self._adaptive.is_settling and self._adaptive.phase in ("steady", "baseline", "anneal")
+
+    @property
     def wants_relative_step(self) -> bool:
         """Whether the next step's size is to be measured."""
         return self._adaptive is not None and self._adaptive.phase == "search"
@@ -106,13 +114,19 @@ class _Scheduled:
         self._kind = config.scheduler_type
         self._base = lr_first
         self._floor = min(config.plateau_min_lr, lr_first)
-        # One-cycle brings its own.
-        warmup_epochs = config.warmup_epochs if config.enable_warmup and self._kind != "one_cycle" else 0
+        # These bring their own.
+        warmup_epochs = (
+            config.warmup_epochs if config.enable_warmup and self._kind not in ("one_cycle", "cyclical") else 0
+        )
         self._warmup = WarmupScheduler(warmup_epochs, min(config.warmup_start_lr, lr_first), lr_first)
         self._shape = _shape(config, warmup_epochs, epochs)
         self._literal = LiteralLRManager(config)
         self._plateau = PlateauRule(config.plateau_patience, config.plateau_factor)
         self._plateau_patience = config.plateau_patience
+
+    def is_warming_up(self, epoch: float) -> bool:
+        """Whether a warmup is not over at an epoch."""
+        return self._warmup.is_warming_up(epoch)
 
     def at(self, epoch: float) -> float:
         """The rate at an epoch, which may be fractional."""
@@ -152,6 +166,8 @@ def _shape(config: AdaptiveLRConfig, warmup: int, epochs: int) -> Callable[[floa
         return lambda epoch: cosine(epoch, warmup, epochs)
     if config.scheduler_type == "warm_restarts":
         return lambda epoch: warm_restarts(epoch - warmup, config.cosine_restart_periods)
+    if config.scheduler_type == "cyclical":
+        return lambda epoch: cyclical(epoch - warmup, config.cycle_epochs)
     if config.scheduler_type == "wsd":
         return lambda epoch: warmup_stable_decay(epoch, epochs, config.anneal_fraction)
     if config.scheduler_type == "one_cycle":

@@ -1,4 +1,4 @@
-"""Optimizers: Adam, AdamW, and Muon for the convolution kernels with AdamW for the rest."""
+"""Optimizers: torch's, and Muon for the convolution kernels with AdamW for the rest."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from adaloc.config import TrainingConfig
 
 _BETAS = (0.9, 0.999)
 _EPS = 1e-8
+_SGD_MOMENTUM = 0.9
 _MUON_STEP = 7.0
 """Size of a Muon step in units of the learning rate.
 
@@ -132,9 +133,8 @@ def make_optimizer(config: TrainingConfig, first_stage: nn.Module, second_stage:
     stages = [(list(first_stage.parameters()), 1.0), (list(second_stage.parameters()), ratio)]
     rate, decay = config.lr_first, config.weight_decay
     if config.optimizer != "muon":
-        kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
         groups = [{"params": parameters, "lr_ratio": r} for parameters, r in stages]
-        return kind(groups, lr=rate, betas=_BETAS, eps=_EPS, weight_decay=decay)
+        return _usual(config, _split_decay(groups, config))
     output = second_stage[-1].weight
 
     def is_kernel(parameter: torch.Tensor) -> bool:
@@ -143,5 +143,32 @@ def make_optimizer(config: TrainingConfig, first_stage: nn.Module, second_stage:
 
     kernels = [{"params": [p for p in parameters if is_kernel(p)], "lr_ratio": r} for parameters, r in stages]
     others = [{"params": [p for p in parameters if not is_kernel(p)], "lr_ratio": r} for parameters, r in stages]
+    others = _split_decay(others, config)
     adamw = torch.optim.AdamW(others, lr=rate, betas=_BETAS, eps=_EPS, weight_decay=decay)
     return Together(Muon(kernels, lr=rate, weight_decay=decay), adamw)
+
+
+def _usual(config: TrainingConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """One of torch's optimizers. RAdam and NAdam take their decay beside the gradient, as AdamW does."""
+    rate, decay = config.lr_first, config.weight_decay
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=_SGD_MOMENTUM, nesterov=True, weight_decay=decay)
+    if config.optimizer == "radam":
+        return torch.optim.RAdam(
+            groups, lr=rate, betas=_BETAS, eps=_EPS, weight_decay=decay, decoupled_weight_decay=True
+        )
+    if config.optimizer == "nadam":
+        return torch.optim.NAdam(
+            groups, lr=rate, betas=_BETAS, eps=_EPS, weight_decay=decay, decoupled_weight_decay=True
+        )
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, lr=rate, betas=_BETAS, eps=_EPS, weight_decay=decay)
+
+
+def _split_decay(groups: list[dict[str, Any]], config: TrainingConfig) -> list[dict[str, Any]]:
+    """The groups, where the config asks for it with biases and the scales of norms in groups without decay."""
+    if config.decay_biases_and_norms:
+        return groups
+    kernels = [{**group, "params": [p for p in group["params"] if p.ndim > 1]} for group in groups]
+    flat = [{**g, "params": [p for p in g["params"] if p.ndim <= 1], "weight_decay": 0.0} for g in groups]
+    return [group for group in (*kernels, *flat) if group["params"]]

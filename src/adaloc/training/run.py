@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from adaloc.config import Config
+from adaloc.data.fresh import make_windows
 from adaloc.data.scaling import Scaling
 from adaloc.data.targets import encode_targets
 from adaloc.data.windows import (
@@ -29,6 +30,7 @@ from adaloc.models.device import choose_device, keep_freed_memory, use_bfloat16
 from adaloc.models.losses import ChannelLoss, LossSums, make_loss
 from adaloc.models.model_file import Model, make_model
 from adaloc.random_streams import Stream, torch_stream
+from adaloc.training.fine_tuning import scaling_for, start_from
 from adaloc.training.floor import Floor, physical_floor
 from adaloc.training.learning_rate import LearningRate
 from adaloc.training.optimizers import Optimizer, make_optimizer
@@ -140,8 +142,12 @@ def setup(
     state: dict[str, Any] | None = None,
     *,
     with_floor: bool = True,
+    init: Model | None = None,
 ) -> Run:
-    """Builds a run, from scratch or from a checkpoint's state; a new one with its physical floor, if it is wanted."""
+    """Builds a run, from scratch or from a checkpoint's state; a new one with its physical floor, if it is wanted.
+
+    With `init`, a new run starts from that model's weights (fine_tuning.py).
+    """
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     device = choose_device(config.device)
@@ -150,13 +156,18 @@ def setup(
     scaling = (
         measure_training_scaling(training, config) if state is None else Scaling.from_dict(state["model"]["scaling"])
     )
+    init = init if state is None else None
+    if init is not None:
+        scaling = scaling_for(init, scaling)
     # The weights come from a stream of their own; the global generator is left as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_stream(config.seed, Stream.WEIGHTS).initial_seed())
         model = make_model(config, scaling)
+    if init is not None:
+        start_from(init, model)
     model.network.to(device)
     optimizer = make_optimizer(config.training, model.network.first_stage, model.network.second_stage)
-    windows = TrainingWindows(training, config)
+    windows = make_windows(training, config, device)
     run = Run(
         config=config,
         folder=config.output.save_dir,

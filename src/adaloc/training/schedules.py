@@ -30,6 +30,15 @@ def warm_restarts(epoch: float, periods: Sequence[int]) -> float:
     return cosine((epoch - begin) % periods[-1], 0, periods[-1])
 
 
+def cyclical(epoch: float, period: float) -> float:
+    """Straight lines from 0 up to 1 and back in each period ("triangular", Smith 2017).
+
+    >>> cyclical(0, 10), cyclical(5, 10), cyclical(7.5, 10), cyclical(10, 10)
+    (0.0, 1.0, 0.5, 0.0)
+    """
+    return 1 - abs(2 * (epoch / period % 1) - 1)
+
+
 def warmup_stable_decay(epoch: float, epochs: int, decay_fraction: float) -> float:
     """1, then a straight line to 0 over the last `decay_fraction` of the epochs (Hu et al. 2024).
 

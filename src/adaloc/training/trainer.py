@@ -12,7 +12,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from adaloc.data.windows import Batch
-from adaloc.errors import AdalocError
+from adaloc.errors import DivergenceError
 from adaloc.models.losses import LossSums
 from adaloc.models.model_file import Model, save_model
 from adaloc.training.checkpoint import BEST, LATEST, save_checkpoint
@@ -61,7 +61,8 @@ def fit(run: Run, hooks: Hooks) -> str:
         "finished", "stopped_early" or "interrupted".
 
     Raises:
-        AdalocError: when the loss stays not finite, or a file cannot be written. What was saved before stays.
+        DivergenceError: when the loss stays not finite, or going back to lower rates does not help.
+        AdalocError: when a file cannot be written. What was saved before stays.
     """
     with SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.epoch if run.step else None) as board:
         if run.step > 0:
@@ -105,7 +106,7 @@ def save(run: Run) -> None:
 def _loop(run: Run, hooks: Hooks, board: SummaryWriter) -> str:
     bad_steps = 0
     batches = _batches(run)
-    clip, micro_batches = Clip(run.config.training.clip_norm), MicroBatches()
+    clip, micro_batches = Clip(run.config.training.clip_norm), MicroBatches(run.config.training.accumulation_steps)
     if "clip" in run.cures:
         clip.load_state_dict(run.cures["clip"])
     observer = Observer()
@@ -125,7 +126,7 @@ def _loop(run: Run, hooks: Hooks, board: SummaryWriter) -> str:
         run.cures["clip"] = clip.state_dict()
         bad_steps = 0 if is_finite else bad_steps + 1
         if bad_steps >= _MAX_BAD_STEPS:
-            raise AdalocError(
+            raise DivergenceError(
                 f"The gradient was not finite in {bad_steps} steps in a row, up to step {run.step}: the loss is not a "
                 "number. Lower training.lr_first, or check the data with adaloc check. The last checkpoint stays."
             )
@@ -166,7 +167,7 @@ def _control(run: Run, hooks: Hooks, loss: float, relative_step: float | None) -
     if (trend := run.learning_rate.trend) is not None:
         run.log.write("trend", epoch=epoch, step=run.step, verdict=trend.verdict, **trend.evidence())
     if decision.action == "give_up":
-        raise AdalocError(
+        raise DivergenceError(
             f"Training cannot go on at step {run.step}: {decision.reason}. See the log {run.log.path}, and check the "
             "data with adaloc check. The last checkpoint stays."
         )

@@ -1,0 +1,131 @@
+"""`adaloc bench ablation`: each option of the config against the config as it is, at equal samples."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from adaloc.config import Config
+from adaloc.config_file import dump_config, merged, parse_config
+from adaloc.files import write_text
+from adaloc.integrity_check import load_data
+from adaloc.main_job import ensure_data, score_model
+from adaloc.training.run import best_model, loss_over_samples, setup
+from adaloc.training.trainer import Hooks, fit
+
+DEFAULT = "default"
+_FIXED = {"adaptive_lr_config": {"scheduler_type": "cyclical"}, "lr_first": 6e-3, "lr_second": 6e-3}
+OPTIONS: dict[str, dict[str, Any]] = {
+    DEFAULT: {},
+    "adam": {"training": {"optimizer": "adam"}},
+    "adamw": {"training": {"optimizer": "adamw"}},
+    "radam": {"training": {"optimizer": "radam"}},
+    "nadam": {"training": {"optimizer": "nadam"}},
+    "sgd": {"training": {"optimizer": "sgd"}},
+    "cyclical": {"training": _FIXED},
+    "no_decay_on_norms": {"training": {"decay_biases_and_norms": False}},
+    "accumulation_2": {"training": {"accumulation_steps": 2}},
+    "fresh_half": {"data": {"fresh_share": 0.5}},
+    "fresh": {"data": {"fresh_share": 1.0}},
+    "fresh_reuse_4": {"data": {"fresh_share": 1.0, "fresh_reuse": 4}},
+    "no_mirror": {"data": {"augment_mirror": False}},
+    "no_time_reversal": {"data": {"augment_time_reversal": False}},
+    "independent_stages": {"network": {"first_stage": "independent"}},
+    "no_normalization": {"network": {"normalization": "none"}},
+}
+"""What each option changes in the config. The validation loss means the same in all of them."""
+_COLUMNS = ("loss", "jaccard", "rmse_lateral_nm", "rmse_axial_nm", "train_s")
+
+
+def run_ablation(
+    config: Config, options: Sequence[str], seeds: Sequence[int], epochs: int, work: Path, console: Console
+) -> list[dict[str, Any]]:
+    """Trains what `work` does not hold yet; a row for each option and seed.
+
+    Args:
+        config: the default to compare with, and the data.
+        options: names in `OPTIONS`.
+        seeds: of the weights and windows.
+        epochs: of every run, so all see equally many windows.
+        work: folder of the runs and of the rows that are done.
+        console: where progress goes.
+    """
+    ensure_data(config, console)
+    training, validation = load_data(config, console)
+    path = work / "rows.jsonl"
+    rows = _read(path)
+    for seed in seeds:
+        for name in options:
+            if any((row["option"], row["seed"], row["epochs"]) == (name, seed, epochs) for row in rows):
+                continue
+            changes = merged(OPTIONS[name], {"seed": seed, "output": {"save_dir": str(work / f"{name}_{seed}")}})
+            changes = merged(changes, {"training": {"epochs": epochs}})
+            (work / f"{name}_{seed}" / "log.jsonl").unlink(missing_ok=True)
+            run = setup(
+                parse_config(merged(dump_config(config), changes), name), training, validation, with_floor=False
+            )
+            begin = time.perf_counter()
+            fit(run, Hooks(force=True))
+            model = best_model(run)
+            row = {"option": name, "seed": seed, "epochs": epochs, "steps": run.step,
+                   "train_s": round(time.perf_counter() - begin, 1),
+                   "loss": loss_over_samples(run, model, validation), **score_model(model, validation, True).metrics,
+                   "num_parameters": sum(p.numel() for p in model.network.parameters())}  # fmt: skip
+            rows.append(row)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            console.print(f"{name}, seed {seed}: loss {row['loss']:.4f} in {row['train_s']:.0f} s")
+    return [row for row in rows if row["epochs"] == epochs and row["seed"] in seeds and row["option"] in options]
+
+
+def summarize(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means over the seeds of each option, the lowest loss first, and the loss's ratio to the default's."""
+    table: list[dict[str, Any]] = []
+    for name in dict.fromkeys(row["option"] for row in rows):
+        own = [row for row in rows if row["option"] == name]
+        means = {c: statistics.fmean(v) if (v := [r[c] for r in own if r[c] is not None]) else None for c in _COLUMNS}
+        table.append({"option": name, "seeds": len(own), **means})
+    default = next((line["loss"] for line in table if line["option"] == DEFAULT), None)
+    for line in table:
+        line["ratio"] = None if default is None else line["loss"] / default
+    return sorted(table, key=lambda line: float(line["loss"]))
+
+
+def markdown(table: Sequence[dict[str, Any]]) -> str:
+    """The table for the docs."""
+    names = ("option", "seeds", *_COLUMNS, "ratio")
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    lines += ["| " + " | ".join(_cell(line[name]) for name in names) + " |" for line in table]
+    return "\n".join(lines) + "\n"
+
+
+def show(table: Sequence[dict[str, Any]], console: Console) -> None:
+    """Prints the table."""
+    names = ("option", "seeds", *_COLUMNS, "ratio")
+    printed = Table(*names)
+    for line in table:
+        printed.add_row(*(_cell(line[name]) for name in names))
+    console.print(printed)
+
+
+def write_results(rows: Sequence[dict[str, Any]], out: Path) -> None:
+    """The rows and means as JSON, and the docs' table beside it."""
+    table = summarize(rows)
+    write_text(out, json.dumps({"options": OPTIONS, "rows": list(rows), "means": table}, indent=2) + "\n")
+    write_text(out.with_suffix(".md"), markdown(table))
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
