@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,18 @@ CONFIG: dict[str, Any] = {
 """A small training with everything in it: simulation, search, trials, validation, metrics, saves, report."""
 TRAIN = ("train", "--config", "config.json", "--resume", "auto", "--skip-checks", "--force")
 SIMULATE = ("simulate", "--config", "config.json", "--out", "simulated")
-LOCALIZE = ("localize", "model.pth", "movie.tiff", "--out", "locs/locs.csv", "--format", "all", "--resume")
+LOCALIZE = (
+    "localize",
+    "model.pth",
+    "movie.tiff",
+    "--out",
+    "locs/locs.csv",
+    "--format",
+    "all",
+    "--resume",
+    "--threshold",
+    "0.02",
+)
 _POLL_S = 0.0005
 
 
@@ -41,11 +53,13 @@ def start(arguments: tuple[str, ...], folder: Path) -> BaseProcess:
 
     Where there is a fork server the libraries are loaded once, in it; the command is the same.
     """
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:
-        context.set_forkserver_preload(["adaloc.main_job", "adaloc.cli", "adaloc.localize.command"])
-    process = context.Process(target=_run, args=(arguments, str(folder)))
+    process: BaseProcess
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        server = multiprocessing.get_context("forkserver")
+        server.set_forkserver_preload(["adaloc.main_job", "adaloc.cli", "adaloc.localize.command"])
+        process = server.Process(target=_run, args=(arguments, str(folder)))
+    else:
+        process = multiprocessing.get_context("spawn").Process(target=_run, args=(arguments, str(folder)))
     process.start()
     return process
 
@@ -55,16 +69,15 @@ def _run(arguments: tuple[str, ...], folder: str) -> None:
     output = os.open("output.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    from adaloc.cli import main
     from adaloc.localize import inference
     from adaloc.training import controller
 
-    controller.TrendTest = _StalledAtOnce  # type: ignore[attr-defined,misc]
+    setattr(controller, "TrendTest", _stalled_at_once())  # noqa: B010 - a class in place of a class
     inference._CPU_BYTES_AT_ONCE, inference._BLOCK_BYTES = 64 * 4 * 5 * 24 * 32, 1  # many blocks in a small movie
-    main(list(arguments))
+    import_module("adaloc.cli").main(list(arguments))  # by name: this process is a command line of its own
 
 
-def _stalled_at_once() -> Any:
+def _stalled_at_once() -> type:
     """A stall test that says "stalled" at every look: real stalls take thousands of steps, and trials are wanted."""
     import dataclasses
 
@@ -76,10 +89,6 @@ def _stalled_at_once() -> Any:
             return None if look is None else dataclasses.replace(look, verdict="stalled")
 
     return StalledAtOnce
-
-
-def _StalledAtOnce(*arguments: Any, **options: Any) -> Any:  # noqa: N802 - stands for a class
-    return _stalled_at_once()(*arguments, **options)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,8 @@ def fit(run: Run, hooks: Hooks) -> str:
         board.flush()
         save(run)
         _final_score(run, hooks, board, status)
-        board.add_hparams(hyperparameters(run.config), {"hparam/best_val_loss": run.best_val_loss}, run_name=".")
+        best = {"hparam/best_val_loss": run.best_val_loss}
+        board.add_hparams(hyperparameters(run.config), best, run_name=".", global_step=run.epoch)
     reasons = {
         "finished": "all epochs are trained",
         "stopped_early": "the learning rate is at its minimum and no new best loss came",
