@@ -34,8 +34,8 @@ def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> No
 
 
 def test_killed_trainings_end_as_one_that_was_not_killed(tmp_path: Path) -> None:
-    results = run_study(tmp_path / "work", 4, 1, QUIET, CASES[:1])
-    assert sum(result.kills for result in results) == 4
+    results = run_study(tmp_path / "work", 3, 1, QUIET, CASES[:1])
+    assert sum(result.kills for result in results) == 3
     assert [result.lost for result in results] == [0], results
 
 

@@ -66,10 +66,10 @@ def listen(warning: str | None = DEFAULT_WARNING) -> Iterator[None]:
     def note(number: int, _: FrameType | None) -> None:
         if _asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if not _asked:
+        _asked.append(number)  # first of all: the next signal may come while the message is written
+        if len(_asked) == 1:
             # Not through rich: a handler may run in the middle of another print.
             os.write(2, b"\nStopping where nothing is lost... (Ctrl-C again ends at once)\n")
-        _asked.append(number)
 
     previous = {number: signal.signal(number, note) for number in numbers}
     _asked.clear()
