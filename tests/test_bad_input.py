@@ -288,7 +288,7 @@ def test_ctrl_c_while_simulating_keeps_whole_samples_and_goes_on(tmp_path: Path)
     arguments = ["-m", "adaloc", "simulate", "--config", str(path), "--out", str(tmp_path / "data")]
     status, said = interrupt(arguments, tmp_path / "data" / "sample_001", tmp_path)
     assert status == 130
-    assert "Interrupted" in said
+    assert "Stopped by SIGINT" in said
     samples = sorted((tmp_path / "data").glob("sample_*"))
     assert 2 <= len(samples) < 400
     assert not list((tmp_path / "data").glob(".*"))

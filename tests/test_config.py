@@ -10,7 +10,9 @@ from adaloc.config_file import dump_config, load_config, parse_config, strip_com
 from adaloc.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = sorted((ROOT / "training" / "configs").glob("*.json")) + sorted((ROOT / "benchmarks").rglob("config_*.json"))
+SHIPPED = sorted((ROOT / "training" / "configs").glob("train_config_*.json")) + sorted(
+    (ROOT / "benchmarks").rglob("config_*.json")
+)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)

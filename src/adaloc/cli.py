@@ -1,4 +1,4 @@
-"""The command line. Exit status: 0 success, 1 failed, 2 bad usage or config, 130 interrupted."""
+"""The command line. Exit status: 0 success, 1 failed, 2 bad usage or config, 130 interrupted, 143, 75 (stopping.py)."""
 
 from __future__ import annotations
 
@@ -100,8 +100,10 @@ def simulate(
     """
     settings = load_config(config)
     from adaloc.main_job import simulate as simulate_into
+    from adaloc.stopping import listen
 
-    simulate_into(settings, out, zmap, console)
+    with listen(settings.warning_signal):
+        simulate_into(settings, out, zmap, console)
     console.print(f"Done: {out}", soft_wrap=True)
 
 

@@ -106,6 +106,27 @@ def ablation(
         write_results(rows, out)
 
 
+@bench_app.command()
+@guarded
+def kill(
+    work: Annotated[Path, typer.Option("--work", help="A new folder for the killed runs.")],
+    kills: Annotated[int, typer.Option(min=1, help="In all.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Of the moments.")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", help="JSON file for the table.")] = None,
+) -> int:
+    """Is anything lost? Kills trainings, simulations and localizations with SIGKILL, resumes, and compares.
+
+    Example: adaloc bench kill --work WORK --out benchmarks/results/kill.json
+    """
+    from adaloc.bench.kill import run_study, show, write_results
+
+    results = run_study(work.resolve(), kills, seed, console)
+    show(results, console)
+    if out is not None:
+        write_results(results, seed, out)
+    return 1 if any(result.lost for result in results) else 0
+
+
 def parse_range(text: str) -> list[int]:
     """5:14 to the whole numbers from 5 to 14; 5 to that alone.
 

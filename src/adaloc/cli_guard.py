@@ -12,6 +12,7 @@ from rich.console import Console
 
 from adaloc.config import PixelSize
 from adaloc.errors import AdalocError, ConfigError, says_out_of_memory
+from adaloc.stopping import Stopped
 
 P = ParamSpec("P")
 Number = TypeVar("Number", int, float)
@@ -27,6 +28,9 @@ def guarded(command: Callable[P, int | None]) -> Callable[P, None]:
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             status = command(*args, **kwargs) or 0
+        except Stopped as stop:
+            errors.print(escape(stop), soft_wrap=True, highlight=False)
+            status = stop.exit_status
         except AdalocError as error:
             errors.print(f"[red]Error:[/red] {escape(error)}", soft_wrap=True, highlight=False)
             status = error.exit_status

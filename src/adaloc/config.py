@@ -230,6 +230,9 @@ class Config(Section):
     seed: int = Field(0, ge=0, lt=2**32)
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    warning_signal: Literal["SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU"] | None = Field(
+        "SIGUSR1", description="of a scheduler: the training saves and ends with status 75, start me again"
+    )
     num_threads: int | None = Field(None, ge=1, description="CPU threads of torch; null leaves torch's own choice")
     comments: Any = Field(None, description="free text for people; not read")
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import re
+import time
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from adaloc.errors import AdalocError
+
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.tmp(\.[^.]*)?")
+_SURELY_ABANDONED_S = 3600.0  # where a process cannot be asked for without harm
 
 
 @contextmanager
@@ -27,6 +32,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise AdalocError(describe_write_failure(path, error)) from error
     finally:
@@ -38,6 +44,47 @@ def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def remove_leftovers(folder: Path, names: Collection[str] | None = None) -> None:
+    """Removes the temporary files that killed processes of this machine left in a folder.
+
+    Args:
+        folder: may be missing.
+        names: of the files that they were to become; None takes all.
+    """
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        match = _TEMPORARY.fullmatch(path.name)
+        if match is not None and (names is None or match["name"] in names) and _is_abandoned(path, int(match["pid"])):
+            path.unlink(missing_ok=True)
+
+
+def _is_abandoned(path: Path, pid: int) -> bool:
+    if os.name == "nt":  # os.kill would end the process
+        return time.time() - path.stat().st_mtime > _SURELY_ABANDONED_S
+    if pid == os.getpid():  # of an earlier process of the same number, as they come in containers
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False
+
+
+def _sync_folder(folder: Path) -> None:
+    """Puts a renaming itself on the disk, where folders can be opened."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems refuse it; the file itself is synced
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def describe_write_failure(path: Path, error: OSError) -> str:

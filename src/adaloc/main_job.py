@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -25,9 +21,10 @@ from adaloc.data.windows import Sample
 from adaloc.emitters import EmitterTable, concatenate
 from adaloc.errors import AdalocError, CheckpointError, ConfigError
 from adaloc.evaluation.metrics import evaluate
-from adaloc.files import describe_write_failure, write_text
+from adaloc.files import describe_write_failure, remove_leftovers, write_text
 from adaloc.integrity_check import load_data, refuse_hopeless
 from adaloc.localize.inference import localize_frames
+from adaloc.locks import hold_lock
 from adaloc.models.losses import left_out_channels
 from adaloc.models.model_file import Model, load_model
 from adaloc.monitor.log import load_run
@@ -36,6 +33,7 @@ from adaloc.monitor.report import write_report, write_text_report
 from adaloc.monitor.summary import write_summary
 from adaloc.progress import ProgressLine
 from adaloc.simulation.camera import to_photons
+from adaloc.stopping import REQUEUE_STATUS, asked_to_stop, exit_status, listen, stop_if_asked
 from adaloc.training.checkpoint import BEST, LATEST, load_checkpoint
 from adaloc.training.cures import describe_cure
 from adaloc.training.decision import Decision
@@ -73,12 +71,33 @@ def train(
         init: a model that a new run starts from; a resumed one goes on from its checkpoint.
 
     Returns:
-        The exit status: 0 finished, 130 interrupted.
+        The exit status: 0 finished, 130 interrupted, 143 after SIGTERM, 75 after the warning signal: start me again.
 
     Raises:
-        AdalocError: when something is missing or wrong.
+        AdalocError: when something is missing or wrong, or another process trains in the run folder.
+        Stopped: when a signal came before the first step.
     """
     _refuse_shared_folder(config)
+    folder = config.output.save_dir
+    with (
+        listen(config.warning_signal),
+        # Beside the folder, which moves when it is set aside.
+        hold_lock(folder.with_name(f".{folder.name}.lock"), f"The run folder {folder}") as is_locked,
+    ):
+        if not is_locked:
+            console.print("[yellow]Warning:[/yellow] the file system knows no locks: start no second run here.")
+        return _train(config, resume, skip_checks, console, force, language, init)
+
+
+def _train(
+    config: Config,
+    resume: str | None,
+    skip_checks: bool,
+    console: Console,
+    force: bool,
+    language: Language,
+    init: Path | None,
+) -> int:
     if not skip_checks:
         show_checks(check_environment(config), console)
     state = _find_state(config, resume, console)
@@ -86,36 +105,41 @@ def train(
     ensure_data(config, console)
     training, validation = load_data(config, console)
     integrity = refuse_hopeless(training, validation, config, console, force=force, language=language)
-    if state is None:
+    stop_if_asked("Go on with the same command.")
+    remove_leftovers(config.output.save_dir)
+    # A run that was killed before its first checkpoint has nothing to keep; it starts again in its place.
+    if state is None and not (resume == "auto" and _holds_no_model(config.output.save_dir)):
         _set_aside_old_run(config.output.save_dir, console)
     write_text(config.output.save_dir / "config.json", json.dumps(dump_config(config), indent=2) + "\n")
     run = setup(config, training, validation, state, init=source)
     if source is not None:
         console.print(f"Starting from the weights of {init}", soft_wrap=True)
     _announce(run, console)
-    with interrupt_flag() as interrupted:
-        line = ProgressLine(console, "training", config.training.epochs, "epochs", done=run.epoch)
-        hooks = Hooks(
-            on_epoch=lambda record: line.update(record["epoch"] + 1, _describe_epoch(record)),
-            on_decision=lambda *decision: _say_decision(line, *decision),
-            score=lambda model, final: _score(run, model, validation, final),
-            should_stop=lambda: bool(interrupted),
-            on_start=lambda: run.log.write("integrity", **integrity),
-            on_diagnosis=lambda diagnosis: line.say(
-                f"epoch {diagnosis.epoch}: diagnosis: {describe(first_named(diagnosis))}"
-            ),
-            on_cure=lambda epoch, cure: line.say(describe_cure(epoch, cure)),
-            force=force,
-        )
-        with line:
-            status = fit(run, hooks)
+    line = ProgressLine(console, "training", config.training.epochs, "epochs", done=run.epoch)
+    hooks = Hooks(
+        on_epoch=lambda record: line.update(record["epoch"] + 1, _describe_epoch(record)),
+        on_decision=lambda *decision: _say_decision(line, *decision),
+        score=lambda model, final: _score(run, model, validation, final),
+        should_stop=lambda: asked_to_stop() is not None,
+        on_start=lambda: run.log.write("integrity", **integrity),
+        on_diagnosis=lambda diagnosis: line.say(
+            f"epoch {diagnosis.epoch}: diagnosis: {describe(first_named(diagnosis))}"
+        ),
+        on_cure=lambda epoch, cure: line.say(describe_cure(epoch, cure)),
+        force=force,
+    )
+    with line:
+        status = fit(run, hooks)
     _show_result(run, validation, console)
-    if status == "interrupted":
+    number = asked_to_stop()
+    if status == "interrupted" and number is not None:
         console.print(
             f"Interrupted; nothing is lost. Go on with the same command and --resume {run.folder / LATEST}",
             soft_wrap=True,
         )
-        return 130
+        if exit_status(number) == REQUEUE_STATUS:
+            console.print(f"Exit status {REQUEUE_STATUS}: to be started again with --resume auto.")
+        return exit_status(number)
     return 0
 
 
@@ -167,6 +191,8 @@ def simulate(config: Config, root: Path, zmap: Path | None, console: Console) ->
     with ProgressLine(console, "simulating", simulation.num_samples, "samples") as line:
         for done in generate(config, root, zmap):
             line.update(done)
+            if done < simulation.num_samples:
+                stop_if_asked("Finished samples are kept; the same command goes on.")
 
 
 def score_model(model: Model, samples: Sequence[Sample], final: bool) -> Score:
@@ -194,26 +220,6 @@ def score_model(model: Model, samples: Sequence[Sample], final: bool) -> Score:
     names = ("jaccard", "precision", "recall", "rmse_lateral_nm", "rmse_axial_nm", "efficiency_3d")
     figure = plot_examples(examples, config.simulation.optics.pixel_size_nm)
     return Score({name: getattr(result, name) for name in names}, figure_pixels(figure))
-
-
-@contextmanager
-def interrupt_flag() -> Iterator[list[int]]:
-    """A list that is empty until Ctrl-C or SIGTERM asks to stop; a second Ctrl-C ends at once."""
-    signals: list[int] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        if signals and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        signals.append(number)
-        # Not through rich: a handler may run in the middle of another print.
-        os.write(2, b"\nStopping after this step and saving... (Ctrl-C again ends at once)\n")
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield signals
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _score(run: Run, model: Model, validation: Sequence[Sample], final: bool) -> Score:
@@ -244,6 +250,10 @@ def _find_state(config: Config, resume: str | None, console: Console) -> dict[st
             "config.json beside the checkpoint, or change output.save_dir."
         )
     return load_checkpoint(path, config)
+
+
+def _holds_no_model(folder: Path) -> bool:
+    return not any((folder / name).exists() for name in (LATEST, BEST))
 
 
 def _set_aside_old_run(folder: Path, console: Console) -> None:

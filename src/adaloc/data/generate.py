@@ -14,7 +14,7 @@ from adaloc import __version__
 from adaloc.config import Config, PupilPSFConfig, SimulationConfig
 from adaloc.data.sample_folder import list_samples, write_sample
 from adaloc.errors import ConfigError, DataError
-from adaloc.files import atomic_path, write_text
+from adaloc.files import atomic_path, remove_leftovers, write_text
 from adaloc.random_streams import Stream, numpy_stream
 from adaloc.simulation.camera_maps import maps_of, read_camera_maps, write_camera_maps
 from adaloc.simulation.field_map import FieldMap, random_field_map, read_field_map, write_field_map
@@ -78,6 +78,7 @@ def generate(config: Config, root: Path, zmap: Path | None = None) -> Iterator[i
         AdalocError: when it cannot be written.
     """
     simulation = config.simulation
+    remove_leftovers(root)
     description = read_description(root)
     if description is not None:
         _refuse_other_simulation(root, description, config)

@@ -21,6 +21,7 @@ from adaloc.data.movie_text import describe
 from adaloc.data.targets import BACKGROUND, Z
 from adaloc.emitters import EmitterTable, concatenate
 from adaloc.errors import ConfigError
+from adaloc.files import remove_leftovers
 from adaloc.localize.inference import View, localize_stream, view_of
 from adaloc.localize.movie import Movie, find_movies, join_movies
 from adaloc.localize.outputs import DEFAULT_FORMATS, FORMATS, MovieFacts, output_paths, write_outputs
@@ -32,6 +33,7 @@ from adaloc.models.device import choose_device
 from adaloc.models.model_file import Model, load_model
 from adaloc.progress import ProgressLine
 from adaloc.simulation.camera_maps import CameraMaps, maps_of_movie, uniform_camera
+from adaloc.stopping import listen, stop_if_asked
 
 _SIGMA_PER_WAVELENGTH_OVER_NA = 0.21  # Gaussian that fits the in-focus Airy disk best (Zhang et al. 2007)
 _PIXEL_SIZE_TOLERANCE = 0.02
@@ -123,7 +125,9 @@ def localize_movies(
                 console.print(f"{movie.name}: {name} is there already; delete it to localize again.", soft_wrap=True)
                 continue
             settings = _settings(model_path, movie, view_of(movie, options.frames, options.region), options)
-            with WorkFile(work_path, settings, resume=options.resume) as work:
+            with listen(), WorkFile(work_path, settings, resume=options.resume) as work:
+                for path in (*paths.values(), *([image] if image else [])):
+                    remove_leftovers(path.parent, (path.name, path.with_suffix(".yaml").name))
                 done.append(_localize(model, movie, paths, image, options, work, console))
                 work.delete()
             movie.close()
@@ -163,6 +167,7 @@ def _localize(
                 table = certain_rows(table, pixel_size, options.max_sigma_nm)
             work.append(replace(block, table=table))
             line.update(block.end - view.begin)
+            stop_if_asked("Finished blocks are kept; go on with the same command and --resume.")
     rows = work.rows()
     facts = MovieFacts(
         pixel_size,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 
 from torch.utils.data import DataLoader, Dataset
 
 from adaloc.data.windows import Batch, TrainingWindows
+from adaloc.stopping import hidden_from_children
 
 
 class _Steps(Dataset[Batch]):
@@ -29,12 +29,6 @@ def iterate_batches(windows: TrainingWindows, steps: range, num_workers: int) ->
         num_workers=min(num_workers, len(steps)),
         prefetch_factor=4,
         multiprocessing_context="spawn",  # fork is unsafe with torch's threads, and missing on Windows
-        worker_init_fn=_ignore_interrupt,
     )
-    return iter(loader)
-
-
-def _ignore_interrupt(_: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach the whole process group; the main process decides what they mean."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with hidden_from_children():  # which starts the workers
+        return iter(loader)

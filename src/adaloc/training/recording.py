@@ -109,9 +109,11 @@ def write_epoch(run: Run, board: SummaryWriter, record: dict[str, Any]) -> None:
     board.add_scalar("Throughput/windows_per_s", record["windows_per_s"], epoch)
 
 
-def write_score(run: Run, board: SummaryWriter, score: Score, epoch: int) -> None:
-    """Detection metrics into the log, and with the picture into TensorBoard."""
-    run.log.write("metrics", epoch=epoch, **score.metrics)
+def write_score(run: Run, board: SummaryWriter, score: Score, epoch: int, *, final: bool = False) -> None:
+    """Detection metrics into the log, and with the picture into TensorBoard; `final` are those of the best model."""
+    run.log.write("metrics", epoch=epoch, **score.metrics, **({"final": True} if final else {}))
+    # After the last epoch's, so that a run that is resumed at its end takes the place of its final curves too.
+    epoch += final
     for name, value in score.metrics.items():
         if value is not None:
             board.add_scalar(f"Detection/{name}", value, epoch)

@@ -83,6 +83,10 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     cures: dict[str, Any] = field(default_factory=dict)
     """What the loop has mended so far, as plain containers (cures.py)."""
+    observer: dict[str, Any] = field(default_factory=dict)
+    """What the observer saw since its last event (signals.py)."""
+    bad_steps: int = 0
+    """Steps in a row, up to now, whose gradient was not finite."""
 
     @property
     def epoch(self) -> int:
@@ -113,6 +117,8 @@ class Run:
             },
             "progress": vars(self.progress),
             "cures": self.cures,
+            "observer": self.observer,
+            "bad_steps": self.bad_steps,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -127,7 +133,9 @@ class Run:
         self.best_val_loss, self.best_epoch, self.best_model = best["val_loss"], best["epoch"], best["model"]
         self.best_objective = best.get("objective", self.best_val_loss)  # checkpoints of before minimised the loss
         self.progress = Progress(**state["progress"])
-        self.cures = state.get("cures", {})  # checkpoints of before have none
+        # Checkpoints of before have none of these.
+        self.cures, self.observer = state.get("cures", {}), state.get("observer", {})
+        self.bad_steps = int(state.get("bad_steps", 0))
         if state["epoch"] != self.epoch:
             raise CheckpointError(
                 "The checkpoint counts other steps in an epoch: the number of training samples has changed since. "

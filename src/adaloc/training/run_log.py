@@ -26,7 +26,7 @@ Events (`event` names the kind; all carry `time_s`, seconds since 1970):
 - diagnosis: epoch, step, trend, findings (cause, score, evidence, remedy; the most likely first), tried, probes
 - cure: epoch, step, kind (clip_raised, batch_split), before, after, evidence
 - metrics: epoch, jaccard, precision, recall, rmse_lateral_nm, rmse_axial_nm, efficiency_3d;
-  the last one is of the best model and has val_loss_all_frames
+  the last one is of the best model, is marked final, and has val_loss_all_frames
 - end: epoch, status (finished, stopped_early, interrupted), reason
 """
 
@@ -42,6 +42,12 @@ from adaloc.errors import AdalocError
 from adaloc.files import describe_write_failure
 
 Event = dict[str, Any]
+
+CLOCKS = frozenset(
+    ("time_s", "wall_s", "train_s", "wait_s", "seconds", "windows_per_s", "wait_share", "observe_share", "num_resumes")
+)
+"""Names, in the log, the summary and the checkpoint, of what is read off a clock or counts interruptions. All else is
+the same in a run that was interrupted, however often, as in one that was not (CPU, one version of torch)."""
 
 
 class RunLog:
@@ -73,6 +79,8 @@ class RunLog:
 
 def _is_before(event: Event, resume: Event) -> bool:
     """Whether a resumed run does not come by this event again."""
+    if event["event"] == "end" or event.get("final"):
+        return False
     if "step" in event and "step" in resume:
         return bool(event["step"] <= resume["step"])
     return not event.get("epoch", -1) >= resume.get("epoch", 0)
@@ -101,6 +109,6 @@ def read_events(path: Path) -> list[Event]:
         if event["event"] == "start":
             events = []
         elif event["event"] == "resume":
-            events = [e for e in events if e["event"] != "end" and _is_before(e, event)]
+            events = [e for e in events if _is_before(e, event)]
         events.append(event)
     return events

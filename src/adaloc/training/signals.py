@@ -97,6 +97,29 @@ class Observer:
         self._batch_look: dict[str, Any] = {}
         self._observe_s, self._train_s = 0.0, 0.0
 
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen since the last event, so that a resumed run writes the events of one that was not stopped."""
+        return {
+            "facts": [vars(facts) for facts in self._window.facts],
+            "repeated": self._window.repeated,
+            "contrast": vars(self._window.contrast),
+            "targets": self._window.targets,
+            "recent": list(self._recent),
+            "reference": self._reference,
+            "cosines": list(self._cosines),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self._window = _Window(
+            [StepFacts(**facts) for facts in state["facts"]],
+            state["repeated"],
+            Contrast(**state["contrast"]),
+            dict(state["targets"]),
+        )
+        self._recent = deque(state["recent"], maxlen=REMEMBERED_BATCHES)
+        self._reference, self._cosines = state["reference"], list(state["cosines"])
+
     def before_step(self, run: Run, batch: Batch) -> None:
         """Looks at a batch, on the run's device, that the next step is made with."""
         begin = time.perf_counter()

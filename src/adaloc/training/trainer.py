@@ -64,16 +64,18 @@ def fit(run: Run, hooks: Hooks) -> str:
         DivergenceError: when the loss stays not finite, or going back to lower rates does not help.
         AdalocError: when a file cannot be written. What was saved before stays.
     """
-    with SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.epoch if run.step else None) as board:
+    with SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.epoch) as board:
         if run.step > 0:
             run.log.write("resume", epoch=run.epoch, step=run.step)
         else:
             write_start(run, board, validate(run))
         hooks.on_start()
         status = _loop(run, hooks, board)
+        board.flush()
         save(run)
         _final_score(run, hooks, board, status)
-        board.add_hparams(hyperparameters(run.config), {"hparam/best_val_loss": run.best_val_loss}, run_name=".")
+        best = {"hparam/best_val_loss": run.best_val_loss}
+        board.add_hparams(hyperparameters(run.config), best, run_name=".", global_step=run.epoch)
     reasons = {
         "finished": "all epochs are trained",
         "stopped_early": "the learning rate is at its minimum and no new best loss came",
@@ -104,14 +106,17 @@ def save(run: Run) -> None:
 
 
 def _loop(run: Run, hooks: Hooks, board: SummaryWriter) -> str:
-    bad_steps = 0
     batches = _batches(run)
     clip, micro_batches = Clip(run.config.training.clip_norm), MicroBatches(run.config.training.accumulation_steps)
     if "clip" in run.cures:
         clip.load_state_dict(run.cures["clip"])
     observer = Observer()
+    if run.observer:
+        observer.load_state_dict(run.observer)
     run.model.network.train()
     while not run.is_over:
+        if _is_exhausted(run):
+            return "stopped_early"
         begin = time.perf_counter()
         batch = next(batches).to(run.device)
         waited = time.perf_counter() - begin
@@ -124,11 +129,11 @@ def _loop(run: Run, hooks: Hooks, board: SummaryWriter) -> str:
             run.log.write("cure", epoch=run.epoch, step=run.step + 1, **cure)
             hooks.on_cure(run.epoch, cure)
         run.cures["clip"] = clip.state_dict()
-        bad_steps = 0 if is_finite else bad_steps + 1
-        if bad_steps >= _MAX_BAD_STEPS:
+        run.bad_steps = 0 if is_finite else run.bad_steps + 1
+        if run.bad_steps >= _MAX_BAD_STEPS:
             raise DivergenceError(
-                f"The gradient was not finite in {bad_steps} steps in a row, up to step {run.step}: the loss is not a "
-                "number. Lower training.lr_first, or check the data with adaloc check. The last checkpoint stays."
+                f"The gradient was not finite in {run.bad_steps} steps in a row, up to step {run.step}: the loss is "
+                "not a number. Lower training.lr_first, or check the data with adaloc check. The last checkpoint stays."
             )
         seconds = time.perf_counter() - begin
         progress = run.progress
@@ -145,14 +150,23 @@ def _loop(run: Run, hooks: Hooks, board: SummaryWriter) -> str:
         if _control(run, hooks, objective, size.relative() if size is not None else None):
             batches = _batches(run)
             observer.forget_batches()
+        run.observer = observer.state_dict()
         if run.step % run.windows.steps_per_epoch == 0:
             _end_epoch(run, hooks, board)
             diagnose_in_training(run, hooks.on_diagnosis, force=hooks.force)
-            if run.learning_rate.should_stop(run.epoch - 1) and not run.is_over:
-                return "stopped_early"
+            # After all that this step writes into the log: who goes on from here does not come by it again.
+            if run.epoch % run.config.output.checkpoint_interval_epochs == 0 and not run.is_over:
+                board.flush()
+                save(run)
         if hooks.should_stop() and not run.is_over:
             return "interrupted"
     return "finished"
+
+
+def _is_exhausted(run: Run) -> bool:
+    """Whether the run ends before its last epoch; asked between epochs, of a resumed run as of any other."""
+    is_between = run.step > 0 and run.step % run.windows.steps_per_epoch == 0
+    return is_between and run.learning_rate.should_stop(run.epoch - 1)
 
 
 def _batches(run: Run) -> Iterator[Batch]:
@@ -232,11 +246,9 @@ def _end_epoch(run: Run, hooks: Hooks, board: SummaryWriter) -> None:
     if (epoch + 1) % interval == 0 and hooks.score is not None and not run.is_over:
         write_score(run, board, hooks.score(run.model, False), epoch)
         run.model.network.train()
-    if (epoch + 1) % run.config.output.checkpoint_interval_epochs == 0 and not run.is_over:
-        save(run)
     hooks.on_epoch(record)
 
 
 def _final_score(run: Run, hooks: Hooks, board: SummaryWriter, status: str) -> None:
     if hooks.score is not None and run.best_model is not None and status != "interrupted":
-        write_score(run, board, hooks.score(best_model(run), True), run.epoch - 1)
+        write_score(run, board, hooks.score(best_model(run), True), run.epoch - 1, final=True)

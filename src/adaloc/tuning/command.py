@@ -26,8 +26,9 @@ from adaloc.data.windows import Sample
 from adaloc.errors import AdalocError, ConfigError
 from adaloc.files import write_text
 from adaloc.integrity_check import load_data, refuse_hopeless
-from adaloc.main_job import ensure_data, interrupt_flag
+from adaloc.main_job import ensure_data
 from adaloc.progress import ProgressLine
+from adaloc.stopping import asked_to_stop, exit_status, listen
 from adaloc.tuning.page import PAGE_FILE, write_page
 from adaloc.tuning.space import Space, changed, draw
 from adaloc.tuning.study import (
@@ -76,7 +77,7 @@ def tune(tuning: Tuning, *, jobs: int, console: Console, force: bool = False) ->
     """Works on a study with one or several processes.
 
     Returns:
-        The exit status: 0 when the study has its trials, 130 when it was interrupted.
+        The exit status: 0 when the study has its trials, else that of the signal that asked to stop (stopping.py).
 
     Raises:
         AdalocError: when something is missing or wrong.
@@ -87,7 +88,7 @@ def tune(tuning: Tuning, *, jobs: int, console: Console, force: bool = False) ->
     open_study(tuning.storage, tuning.space, tuning.base, epochs=tuning.epochs, prune=tuning.prune)
     status = work(tuning, *samples, console) if jobs == 1 else _work_in_processes(tuning, jobs)
     study = open_study(tuning.storage, tuning.space, tuning.base, epochs=tuning.epochs, prune=tuning.prune)
-    _show(study, tuning, console, is_interrupted=status == 130)
+    _show(study, tuning, console, is_interrupted=status != 0)
     return status
 
 
@@ -95,9 +96,9 @@ def work(tuning: Tuning, training: Sequence[Sample], validation: Sequence[Sample
     """Works on the study in this process, until it has its trials or is interrupted; returns the exit status."""
     study = open_study(tuning.storage, tuning.space, tuning.base, epochs=tuning.epochs, prune=tuning.prune)
     failures = 0
-    with interrupt_flag() as interrupted:
-        while not interrupted and (trial := begin_trial(study, tuning.out, tuning.trials)) is not None:
-            outcome = _run_trial(study, trial, tuning, training, validation, console, interrupted)
+    with listen(tuning.base.warning_signal):
+        while asked_to_stop() is None and (trial := begin_trial(study, tuning.out, tuning.trials)) is not None:
+            outcome = _run_trial(study, trial, tuning, training, validation, console)
             if outcome.ending == "interrupted":
                 break
             failures = failures + 1 if outcome.ending == "failed" else 0
@@ -107,7 +108,8 @@ def work(tuning: Tuning, training: Sequence[Sample], validation: Sequence[Sample
                     f"{failures} trials in a row could not be trained; the last one: {outcome.reason} Check the space, "
                     "or the config with adaloc check."
                 )
-    return 130 if interrupted else 0
+        number = asked_to_stop()
+    return 0 if number is None else exit_status(number)
 
 
 def write_results(study: Study, tuning: Tuning) -> None:
@@ -134,7 +136,6 @@ def _run_trial(
     training: Sequence[Sample],
     validation: Sequence[Sample],
     console: Console,
-    interrupted: Sequence[int],
 ) -> Outcome:
     changes = draw(trial, tuning.space, tuning.base)
     console.print(f"Trial {trial.number}: " + ", ".join(f"{k} {_short(v)}" for k, v in trial.params.items()),
@@ -157,7 +158,7 @@ def _run_trial(
                 outcome = train_trial(
                     trial, config, training, validation,
                     lowest=repeat_reports(study, trial),
-                    should_stop=lambda: bool(interrupted),
+                    should_stop=lambda: asked_to_stop() is not None,
                     on_epoch=lambda record: line.update(record["epoch"] + 1, f"validation {record['val_loss']:.3f}"),
                 )  # fmt: skip
         _tell(study, trial, outcome)
@@ -185,19 +186,20 @@ def _work_in_processes(tuning: Tuning, jobs: int) -> int:
     context = multiprocessing.get_context("spawn")
     threads = tuning.base.num_threads or max((os.cpu_count() or 1) // jobs, 1)
     processes: list[BaseProcess] = [context.Process(target=_process, args=(tuning, threads)) for _ in range(jobs)]
-    with interrupt_flag() as interrupted:
+    with listen(tuning.base.warning_signal):
         for process in processes:
             process.start()
         is_told = False
         while any(process.is_alive() for process in processes):
             time.sleep(0.2)
-            if interrupted and not is_told:
+            if asked_to_stop() is not None and not is_told:
                 for process in processes:
                     process.terminate()  # SIGTERM: stops after a step, as on Ctrl-C
                 is_told = True
+        number = asked_to_stop()
     codes = [process.exitcode for process in processes]
-    if interrupted:
-        return 130
+    if number is not None:
+        return exit_status(number)
     if any(codes):
         raise AdalocError(f"{sum(map(bool, codes))} of {jobs} processes failed; see their messages above.")
     return 0

@@ -1,0 +1,83 @@
+"""Locks between processes: one writer at a time. The system frees a lock when its process ends, however it ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from adaloc.errors import AdalocError
+from adaloc.files import describe_write_failure
+
+if os.name == "nt":
+    import msvcrt
+else:
+    import fcntl
+
+_HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_FAR_BYTE = 1 << 30
+"""Windows locks bytes against reading too; this one is never written."""
+
+
+class LockedError(AdalocError):
+    """Another process holds a lock."""
+
+
+@contextmanager
+def hold_lock(path: Path, what: str) -> Iterator[bool]:
+    """Holds the lock file `path` for as long as the block runs. The file stays, and says who holds it or did last.
+
+    Removing it at the end would let a third process lock a new file while a second one still waits with the old.
+    The file is not handed down to child processes.
+
+    Args:
+        path: made when missing.
+        what: what is protected, for the message.
+
+    Yields:
+        True; False where the file system knows no locks, so that nothing is protected.
+
+    Raises:
+        LockedError: when another process holds it; it says which.
+        AdalocError: when the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise AdalocError(describe_write_failure(path, error)) from error
+    try:
+        is_locked = _lock(descriptor, path, what)
+        owner = f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, owner.encode())
+        yield is_locked
+    finally:
+        os.close(descriptor)  # frees the lock
+
+
+def _lock(descriptor: int, path: Path, what: str) -> bool:
+    try:
+        if os.name == "nt":
+            os.lseek(descriptor, _FAR_BYTE, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+            os.lseek(descriptor, 0, os.SEEK_SET)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            return False
+        if error.errno not in _HELD:
+            raise
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        owner = os.read(descriptor, 200).decode("utf-8", errors="replace").strip() or "an unknown process"
+        raise LockedError(
+            f"{what} is in use by another process: {owner}. Wait until it ends, end it, or choose another folder. "
+            f"(The lock is {path}; it ends with its process.)"
+        ) from None
+    return True
