@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -12,8 +11,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -22,20 +19,18 @@ from adaloc.config import Config
 from adaloc.config_file import dump_config
 from adaloc.data.generate import generate, is_complete
 from adaloc.data.windows import Sample
-from adaloc.emitters import EmitterTable, concatenate
 from adaloc.errors import AdalocError, CheckpointError, ConfigError
-from adaloc.evaluation.metrics import evaluate
 from adaloc.files import describe_write_failure, write_text
 from adaloc.integrity_check import load_data, refuse_hopeless
 from adaloc.localize.inference import localize_frames
 from adaloc.models.losses import left_out_channels
 from adaloc.models.model_file import Model
 from adaloc.monitor.log import load_run
-from adaloc.monitor.plots import Example, figure_pixels, plot_curves, plot_examples, save_figure
+from adaloc.monitor.plots import plot_curves, plot_examples, save_figure
 from adaloc.monitor.report import write_report, write_text_report
 from adaloc.monitor.summary import write_summary
+from adaloc.monitor.validation_file import write_validation
 from adaloc.progress import ProgressLine
-from adaloc.simulation.camera import to_photons
 from adaloc.training.checkpoint import BEST, LATEST, load_checkpoint
 from adaloc.training.cures import describe_cure
 from adaloc.training.decision import Decision
@@ -44,11 +39,10 @@ from adaloc.training.diagnosis_text import describe
 from adaloc.training.recording import Score
 from adaloc.training.run import Run, best_model, loss_over_samples, setup
 from adaloc.training.trainer import Hooks, fit
+from adaloc.validation_score import NUM_EXAMPLES, ValidationScorer, example, shift_frames
 from adaloc.words import Language
 
 EXAMPLES_FILE = "validation_frames.png"
-_FRAMES_SCORED_WHILE_TRAINING = 20  # of each validation sample; all of them at the end
-_NUM_EXAMPLES = 6
 
 
 def train(
@@ -88,12 +82,13 @@ def train(
     write_text(config.output.save_dir / "config.json", json.dumps(dump_config(config), indent=2) + "\n")
     run = setup(config, training, validation, state)
     _announce(run, console)
+    scorer = ValidationScorer(config, validation)
     with interrupt_flag() as interrupted:
         line = ProgressLine(console, "training", config.training.epochs, "epochs", done=run.epoch)
         hooks = Hooks(
             on_epoch=lambda record: line.update(record["epoch"] + 1, _describe_epoch(record)),
             on_decision=lambda *decision: _say_decision(line, *decision),
-            score=lambda model, final: _score(run, model, validation, final),
+            score=lambda model, final: _score(run, scorer, model, validation, final),
             should_stop=lambda: bool(interrupted),
             on_start=lambda: run.log.write("integrity", **integrity),
             on_diagnosis=lambda diagnosis: line.say(
@@ -104,7 +99,7 @@ def train(
         )
         with line:
             status = fit(run, hooks)
-    _show_result(run, validation, console)
+    _show_result(run, validation, console, language)
     if status == "interrupted":
         console.print(
             f"Interrupted; nothing is lost. Go on with the same command and --resume {run.folder / LATEST}",
@@ -164,33 +159,6 @@ def simulate(config: Config, root: Path, zmap: Path | None, console: Console) ->
             line.update(done)
 
 
-def score_model(model: Model, samples: Sequence[Sample], final: bool) -> Score:
-    """Detection metrics on validation samples, and at the end a picture of some frames."""
-    tables, truths, examples = [], [], []
-    offset = 0
-    for index, sample in enumerate(samples):
-        num_frames = len(sample.frames_THW) if final else min(_FRAMES_SCORED_WHILE_TRAINING, len(sample.frames_THW))
-        found = localize_frames(model, sample.frames_THW[:num_frames])
-        truth = sample.emitters.select(sample.emitters.frame < num_frames)
-        tables.append(_shift_frames(found, offset))
-        truths.append(_shift_frames(truth, offset))
-        offset += num_frames
-        if index < _NUM_EXAMPLES:
-            examples.append(_example(model, sample, found, frame=num_frames // 2))
-    config = model.config
-    result = evaluate(
-        concatenate(tables),
-        concatenate([_mandatory(t) for t in truths]),
-        pixel_size_nm=config.simulation.optics.pixel_size_nm,
-        image_size_px=samples[0].frames_THW.shape[1:],
-        axial_tolerance_nm=None if "z" in left_out_channels(model.scaling) else 500.0,
-        min_photons=config.data.min_photons,
-    )
-    names = ("jaccard", "precision", "recall", "rmse_lateral_nm", "rmse_axial_nm", "efficiency_3d")
-    figure = plot_examples(examples, config.simulation.optics.pixel_size_nm)
-    return Score({name: getattr(result, name) for name in names}, figure_pixels(figure))
-
-
 @contextmanager
 def interrupt_flag() -> Iterator[list[int]]:
     """A list that is empty until Ctrl-C or SIGTERM asks to stop; a second Ctrl-C ends at once."""
@@ -211,10 +179,11 @@ def interrupt_flag() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _score(run: Run, model: Model, validation: Sequence[Sample], final: bool) -> Score:
-    score = score_model(model, validation, final)
+def _score(run: Run, scorer: ValidationScorer, model: Model, validation: Sequence[Sample], final: bool) -> Score:
+    score, tables = scorer.score(model, final)
     if final:
         score.metrics["val_loss_all_frames"] = loss_over_samples(run, model, validation)
+        write_validation(run.folder, scorer.describe(model, tables))
     return score
 
 
@@ -281,39 +250,23 @@ def _say_decision(line: ProgressLine, epoch: int, decision: Decision, before: fl
         line.say(f"epoch {epoch + 1}: {decision.action}, rate {before:.2e} -> {after:.2e}: {decision.reason}")
 
 
-def _show_result(run: Run, validation: Sequence[Sample], console: Console) -> None:
+def _show_result(run: Run, validation: Sequence[Sample], console: Console, language: Language) -> None:
     model = best_model(run)
     pixel_size = run.config.simulation.optics.pixel_size_nm
     examples = []
-    for sample in validation[:_NUM_EXAMPLES]:
+    for sample in validation[:NUM_EXAMPLES]:
         middle = len(sample.frames_THW) // 2
         first = max(middle - 2, 0)
-        found = _shift_frames(localize_frames(model, sample.frames_THW[first : middle + 3]), first)
-        examples.append(_example(model, sample, found, middle))
+        found = shift_frames(localize_frames(model, sample.frames_THW[first : middle + 3]), first)
+        examples.append(example(model, sample, found, middle))
     save_figure(plot_examples(examples, pixel_size), run.folder / EXAMPLES_FILE)
     log = load_run(run.folder)
     save_figure(plot_curves(log), run.folder / "training_curves.png")
     summary = json.loads(write_summary(run.folder).read_text(encoding="utf-8"))
-    write_text_report(run.folder)
-    report = write_report(run.folder)
+    write_text_report(run.folder, language)
+    report = write_report(run.folder, language)
     console.print(f"\n[bold]{summary['verdict']}[/bold]", soft_wrap=True)
     paths = (("report", report), ("model", run.folder / BEST), ("curves", run.folder / "training_curves.png"),
              ("frames", run.folder / EXAMPLES_FILE))  # fmt: skip
     for name, path in paths:
         console.print(f"  {name:7s} {path}", soft_wrap=True)
-
-
-def _example(model: Model, sample: Sample, found: EmitterTable, frame: int) -> Example:
-    photons = to_photons(torch.from_numpy(sample.frames_THW[frame].astype(np.float32)), model.config.simulation.camera)
-    truth = sample.emitters.select(
-        (sample.emitters.frame == frame) & (sample.emitters.photons >= model.config.data.min_photons)
-    )
-    return Example(photons.double().numpy(), truth, found.select(found.frame == frame), f"{sample.name}, frame {frame}")
-
-
-def _shift_frames(table: EmitterTable, offset: int) -> EmitterTable:
-    return dataclasses.replace(table, frame=table.frame + offset)
-
-
-def _mandatory(table: EmitterTable) -> EmitterTable:
-    return EmitterTable(table.frame, table.x, table.y, table.z, table.photons)

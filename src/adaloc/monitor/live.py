@@ -16,7 +16,7 @@ from rich.text import Text
 
 from adaloc.emitters import FloatArray
 from adaloc.errors import DataError
-from adaloc.monitor.advice import advise, describe_duration, verdict
+from adaloc.monitor.advice import advise
 from adaloc.monitor.analysis import Analysis, analyse, plain_number
 from adaloc.monitor.facts import (
     describe_adjustment,
@@ -26,6 +26,7 @@ from adaloc.monitor.facts import (
     metric_facts,
 )
 from adaloc.monitor.log import LOG_FILE, Run, load_run
+from adaloc.monitor.verdict import describe_duration, verdict
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII_BLOCKS = "_.-=+*#@"
