@@ -11,7 +11,8 @@ PACKAGE = ROOT / "src" / "adaloc"
 ORDER = (
     "errors", "words", "files", "config_simulation", "config", "config_file", "emitters", "random_streams", "progress",
     "simulation", "data", "calibrate", "models", "localize", "evaluation", "training", "monitor",
-    "checks", "movie_command", "integrity_check", "validation_pictures", "validation_score", "main_job", "diagnose", "bench", "cli_guard", "cli_bench",
+    "checks", "movie_command", "integrity_check", "validation_pictures", "validation_score", "main_job",
+    "diagnose", "bench", "cli_guard", "cli_bench",
     "cli_calibrate", "cli_camera", "cli_evaluate", "cli_files", "cli_locs", "cli_psf", "cli", "__main__",
 )  # fmt: skip
 

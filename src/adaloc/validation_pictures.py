@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -136,7 +137,7 @@ def best_and_worst(
                 localizations=_points(localizations, np.flatnonzero(localizations.frame == frame), paired_l),
                 jaccard=float(jaccard[frame]),
                 rmse_lateral_nm=rmse,
-            )  # fmt: skip
+            )
         )
     return frames
 
@@ -187,7 +188,7 @@ def psf_check(samples: Sequence[Sample], simulation: SimulationConfig, coefficie
         return None
     measured_NRR, model_NRR, z = np.concatenate(measured), np.concatenate(model), np.concatenate(depths)
     edges = np.linspace(z.min(), z.max() + 1e-6, _NUM_DEPTHS + 1)
-    groups = [np.flatnonzero((z >= low) & (z < high)) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    groups = [np.flatnonzero((z >= low) & (z < high)) for low, high in itertools.pairwise(edges)]
     groups = [rows for rows in groups if len(rows) >= _LEAST_OF_GROUP]
     if not groups:
         return None

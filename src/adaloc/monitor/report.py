@@ -193,14 +193,11 @@ def _mood(run: Run, analysis: Analysis) -> str:
 
 
 def _sections(say: Say, has_data: bool) -> list[tuple[str, str]]:
-    found = [
+    return [
         ("learning", say("Learning")),
         ("rate", say("Learning rate and gradients")),
         ("result", say("What it finds")),
-    ]
-    found += [("data", say("Data"))] if has_data else []
-    return [
-        *found,
+        *([("data", say("Data"))] if has_data else []),
         ("machine", say("Machine")),
         ("diagnosis", say("Diagnosis")),
         ("config", say("Config and environment")),

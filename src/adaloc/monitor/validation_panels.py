@@ -140,7 +140,8 @@ def camera_chart(check: CameraCheck, say: Say) -> Chart:
     mean = np.array(check.mean_adu)
     ratio = check.slope_adu / check.expected_slope_adu
     answer = say(
-        "Variance grows by {slope:.3g} ADU a step of 1 ADU; the config's camera gives {expected:.3g} (ratio {ratio:.2f}).",
+        "Variance grows by {slope:.3g} ADU a step of 1 ADU; the config's camera gives {expected:.3g} "
+        "(ratio {ratio:.2f}).",
         slope=check.slope_adu, expected=check.expected_slope_adu, ratio=ratio,
     )  # fmt: skip
     if check.slope_sigma is not None:

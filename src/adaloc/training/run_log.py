@@ -28,7 +28,8 @@ Events (`event` names the kind; all carry `time_s`, seconds since 1970):
 - cure: epoch, step, kind (clip_raised, batch_split), before, after, evidence
 - alert: epoch, kind (stalled, diverged, recovered, finished, failed), message; what was told to the user
 - metrics: epoch, jaccard, precision, recall, rmse_lateral_nm, rmse_axial_nm, efficiency_3d; rmse_over_crlb_lateral,
-  rmse_over_crlb_axial (RMSE over the bound of a single frame; null where the data do not tell their physics); the last one is of the best model and has val_loss_all_frames
+  rmse_over_crlb_axial (RMSE over the bound of a single frame; null where the data do not tell their physics);
+  the last one is of the best model and has val_loss_all_frames
 - end: epoch, status (finished, stopped_early, interrupted), reason
 """
 
