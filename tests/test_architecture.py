@@ -13,7 +13,7 @@ ORDER = (
     "simulation", "data", "calibrate", "models", "localize", "evaluation", "training", "monitor",
     "checks", "movie_command", "integrity_check", "validation_pictures", "validation_score", "main_job",
     "diagnose", "bench", "cli_guard", "cli_bench",
-    "cli_calibrate", "cli_camera", "cli_evaluate", "cli_files", "cli_locs", "cli_psf", "cli", "__main__",
+    "cli_calibrate", "cli_camera", "cli_evaluate", "cli_files", "cli_locs", "cli_monitor", "cli_psf", "cli", "__main__",
 )  # fmt: skip
 
 

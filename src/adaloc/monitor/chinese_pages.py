@@ -235,4 +235,48 @@ _REPORT = {
     "With what was it made?": "用什么训练的？",
 }  # fmt: skip
 
-PAGES: dict[str, str] = {**_FACTS, **_TEXT_REPORT, **_CHARTS, **_VALIDATION, **_REPORT}
+_RUNS = {
+    "Comparison of runs": "训练比较",
+    "{n} runs side by side": "{n} 次训练并列比较",
+    "There is no run here yet. This page looks again by itself.": "这里还没有训练。本页会自动再次查看。",
+    "Which run is the best, and what did it take?": "哪次训练最好？代价如何？",
+    "filter": "筛选",
+    "A click on a heading sorts; a tick shows or hides curves.": "点击表头排序；勾选框显示或隐藏曲线。",
+    "{n} more runs are in the table only.": "另有 {n} 次训练仅列于表中。",
+    "Where do their configs differ?": "配置有何不同？",
+    "Nowhere, but for where they are written.": "除输出位置外没有不同。",
+    "Which run learns faster, and further?": "哪次训练学得更快、更深？",
+    "How did their learning rates go?": "学习率如何变化？",
+    "Whose gradients are larger?": "哪次训练的梯度更大？",
+    "epochs to {level:g}": "到 {level:g} 的轮数",
+    "run": "训练",
+    "status": "状态",
+    "strategy": "策略",
+    "initial rate": "初始学习率",
+    "found rate": "找到的学习率",
+    "final loss": "最终损失",
+    "sudden rises": "突然上升",
+    "interventions": "干预次数",
+    "time": "时间",
+}
+
+_TERMINAL = {
+    "Waiting for a run": "等待训练开始",
+    "progress": "进度",
+    "limits": "上下限",
+    "adjustments": "调整",
+    "advice": "建议",
+    "adjustments: {counts}; last: {last}": "调整：{counts}；最近：{last}",
+    "{low} to {high}, logarithmic": "{low} 到 {high}，对数",
+    "epoch {n} of {planned}": "第 {n} / {planned} 轮",
+    ", {rate:.3g} epochs/min": "，{rate:.3g} 轮/分钟",
+    ", {time} left": "，剩余 {time}",
+    "no-information loss {line}, physical floor {floor}": "无信息损失 {line}，物理下限 {floor}",
+    ", captured information {share}": "，已获取信息 {share}",
+    "epoch {epoch}: {kind}, {change} ({reason})": "第 {epoch} 轮：{kind}，{change}（{reason}）",
+    "Nothing new for {time}: the training may have been stopped; go on with: python start_adaptive_training.py "
+    "--resume auto":
+        "已有 {time} 没有新记录：训练可能已停止；可用以下命令继续：python start_adaptive_training.py --resume auto",
+}  # fmt: skip
+
+PAGES: dict[str, str] = {**_FACTS, **_TEXT_REPORT, **_CHARTS, **_VALIDATION, **_REPORT, **_RUNS, **_TERMINAL}

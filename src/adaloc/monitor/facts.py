@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -217,3 +218,15 @@ def _date(seconds: float, say: Say) -> str:
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
     except (ValueError, OverflowError, OSError):
         return say("unknown")
+
+
+def differing_keys(configs: Sequence[dict[str, Any] | None]) -> list[tuple[str, list[str]]]:
+    """Dotted names whose values are not the same in all configs, with the value of each ("-": not there)."""
+    flat = [_flatten(config) if config is not None else {} for config in configs]
+    names = dict.fromkeys(name for one in flat for name in one)
+    rows = [(name, [_show(one, name) for one in flat]) for name in names]
+    return [
+        (name, values)
+        for name, values in rows
+        if len(set(values)) > 1 and name.split(".")[0] not in (*_SECTIONS_NOT_COMPARED, "comments")
+    ]

@@ -153,7 +153,7 @@
   if (!live) return;
   let tag = null, lost = 0;
   async function refresh() {
-    if (document.hidden) return;
+    if (document.hidden && tag) return;
     try {
       const answer = await fetch(live.dataset.source, { headers: tag ? { "If-None-Match": tag } : {} });
       if (answer.status === 200) {
@@ -175,6 +175,7 @@
     }
     live.classList.toggle("lost", lost > 1);
   }
+  refresh();
   setInterval(refresh, Number(live.dataset.interval) * 1000);
   document.addEventListener("visibilitychange", refresh);
 })();
