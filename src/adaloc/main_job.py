@@ -25,6 +25,7 @@ from adaloc.integrity_check import load_data, refuse_hopeless
 from adaloc.localize.inference import localize_frames
 from adaloc.models.losses import left_out_channels
 from adaloc.models.model_file import Model
+from adaloc.monitor.alerts import Alerts, tell, told_of_failure
 from adaloc.monitor.log import load_run
 from adaloc.monitor.plots import plot_curves, plot_examples, save_figure
 from adaloc.monitor.report import write_report, write_text_report
@@ -34,7 +35,7 @@ from adaloc.progress import ProgressLine
 from adaloc.training.checkpoint import BEST, LATEST, load_checkpoint
 from adaloc.training.cures import describe_cure
 from adaloc.training.decision import Decision
-from adaloc.training.diagnosis import first_named
+from adaloc.training.diagnosis import Diagnosis, first_named
 from adaloc.training.diagnosis_text import describe
 from adaloc.training.recording import Score
 from adaloc.training.run import Run, best_model, loss_over_samples, setup
@@ -83,23 +84,24 @@ def train(
     run = setup(config, training, validation, state)
     _announce(run, console)
     scorer = ValidationScorer(config, validation)
+    alerts = Alerts(config.output.alerts, config.output.save_dir, run.best_val_loss)
     with interrupt_flag() as interrupted:
         line = ProgressLine(console, "training", config.training.epochs, "epochs", done=run.epoch)
         hooks = Hooks(
-            on_epoch=lambda record: line.update(record["epoch"] + 1, _describe_epoch(record)),
-            on_decision=lambda *decision: _say_decision(line, *decision),
+            on_epoch=lambda record: _after_epoch(run, line, alerts, record),
+            on_decision=lambda *decision: _after_decision(run, line, alerts, *decision),
             score=lambda model, final: _score(run, scorer, model, validation, final),
             should_stop=lambda: bool(interrupted),
             on_start=lambda: run.log.write("integrity", **integrity),
-            on_diagnosis=lambda diagnosis: line.say(
-                f"epoch {diagnosis.epoch}: diagnosis: {describe(first_named(diagnosis))}"
-            ),
+            on_diagnosis=lambda diagnosis: _after_diagnosis(run, line, alerts, diagnosis),
             on_cure=lambda epoch, cure: line.say(describe_cure(epoch, cure)),
             force=force,
         )
-        with line:
+        with line, told_of_failure(alerts, run.log, lambda: run.epoch, line.say):
             status = fit(run, hooks)
-    _show_result(run, validation, console, language)
+    summary = _show_result(run, validation, console, language)
+    tell(alerts, alerts.ended(run.epoch, status, summary["verdict"]), run.log, console.print)
+    alerts.close(console.print)
     if status == "interrupted":
         console.print(
             f"Interrupted; nothing is lost. Go on with the same command and --resume {run.folder / LATEST}",
@@ -239,6 +241,25 @@ def _announce(run: Run, console: Console) -> None:
         console.print(f"What loss physics allows is unknown: {run.floor.unknown_because}", soft_wrap=True)
 
 
+def _after_epoch(run: Run, line: ProgressLine, alerts: Alerts, record: dict[str, Any]) -> None:
+    line.update(record["epoch"] + 1, _describe_epoch(record))
+    tell(alerts, alerts.after_epoch(record["epoch"] + 1, record["val_loss"]), run.log, line.say)
+
+
+def _after_decision(
+    run: Run, line: ProgressLine, alerts: Alerts, epoch: int, decision: Decision, before: float, after: float
+) -> None:
+    _say_decision(line, epoch, decision, before, after)
+    tell(alerts, alerts.after_decision(epoch + 1, decision.action, decision.reason), run.log, line.say)
+
+
+def _after_diagnosis(run: Run, line: ProgressLine, alerts: Alerts, diagnosis: Diagnosis) -> None:
+    finding = first_named(diagnosis)
+    line.say(f"epoch {diagnosis.epoch}: diagnosis: {describe(finding)}")
+    if finding.cause != "healthy":
+        tell(alerts, alerts.stalled(diagnosis.epoch, describe(finding)), run.log, line.say)
+
+
 def _describe_epoch(record: dict[str, Any]) -> str:
     return f"loss {record['train_loss']:.3f}, validation {record['val_loss']:.3f}, rate {record['lr']:.1e}"
 
@@ -250,7 +271,7 @@ def _say_decision(line: ProgressLine, epoch: int, decision: Decision, before: fl
         line.say(f"epoch {epoch + 1}: {decision.action}, rate {before:.2e} -> {after:.2e}: {decision.reason}")
 
 
-def _show_result(run: Run, validation: Sequence[Sample], console: Console, language: Language) -> None:
+def _show_result(run: Run, validation: Sequence[Sample], console: Console, language: Language) -> dict[str, Any]:
     model = best_model(run)
     pixel_size = run.config.simulation.optics.pixel_size_nm
     examples = []
@@ -270,3 +291,4 @@ def _show_result(run: Run, validation: Sequence[Sample], console: Console, langu
              ("frames", run.folder / EXAMPLES_FILE))  # fmt: skip
     for name, path in paths:
         console.print(f"  {name:7s} {path}", soft_wrap=True)
+    return dict(summary)

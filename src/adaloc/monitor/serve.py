@@ -1,7 +1,7 @@
 """A page on this machine alone that refreshes itself while training runs. Reads run folders; writes nothing.
 
-A request names a run, and the name must be one of those that were found in the folder: no part of a request ever becomes
-a path. Only the names of this machine are answered (Host), so that a page from elsewhere cannot read along by DNS
+A request names a run, and the name must be one of those that were found in the folder: no part of a request ever
+becomes a path. Only the names of this machine are answered (Host), so that a page from elsewhere cannot read along by DNS
 rebinding.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -66,7 +67,7 @@ class Pages:
                 if is_shell:
                     live = Live("/content/run/" + quote(name, safe=""), self._interval_s, "" if single else "/")
                     return "text/html", self._shell(name, live)
-                return "text/html", self._content(name, {name: runs[name]}, lambda: self._run_body(runs[name][1]))
+                return "text/html", self._content(name, {name: runs[name]}, partial(self._run_body, runs[name][1]))
         return None
 
     def _runs(self) -> dict[str, tuple[Path, Run | None]]:
