@@ -184,7 +184,7 @@ class TrainingConfig(Section):
 
 
 class AlertsConfig(Section):
-    """Whom to tell when a run stalls, diverges, recovers, finishes or fails. The log and the terminal are always told."""
+    """Whom to tell, beside log and terminal, when a run stalls, diverges, recovers, finishes or fails."""
 
     webhook_url: str | None = Field(
         None,

@@ -169,7 +169,7 @@ def sub_pixel(localizations: EmitterTable, truth: EmitterTable) -> dict[Literal[
 
 def _within_pixel(position_px: FloatArray) -> list[int]:
     offsets = position_px - np.floor(position_px + 0.5)
-    return np.histogram(offsets, bins=_NUM_BINS, range=(-0.5, 0.5))[0].astype(int).tolist()
+    return [int(count) for count in np.histogram(offsets, bins=_NUM_BINS, range=(-0.5, 0.5))[0]]
 
 
 def psf_check(samples: Sequence[Sample], simulation: SimulationConfig, coefficients: Coefficients) -> PSFCheck | None:

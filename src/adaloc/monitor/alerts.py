@@ -20,7 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from rich.markup import escape
+
 from adaloc.config import AlertsConfig
+from adaloc.errors import AdalocError
 from adaloc.training.run_log import RunLog
 
 Kind = Literal["stalled", "diverged", "recovered", "finished", "failed"]
@@ -119,7 +122,7 @@ class Alerts:
             if self._queue.unfinished_tasks:
                 self._problems.put("some alerts were not delivered in time")
         for problem in self.problems():
-            say(f"Alert: {problem}")
+            say(escape(f"Alert: {problem}"))
 
     def _work(self) -> None:
         while True:
@@ -166,12 +169,12 @@ class Alerts:
 def tell(alerts: Alerts, alert: Alert | None, log: RunLog, say: Callable[[str], object]) -> None:
     """An alert to the log, the terminal, and whom the config names; also what went wrong with earlier ones."""
     for problem in alerts.problems():
-        say(f"Alert: {problem}")
+        say(escape(f"Alert: {problem}"))
     if alert is None:
         return
     log.write("alert", epoch=alert.epoch, kind=alert.kind, message=alert.message)
     if alert.kind != "finished":  # whose verdict stands there anyway
-        say(f"Alert, {alert.kind} (epoch {alert.epoch}): {alert.message}")
+        say(escape(f"Alert, {alert.kind} (epoch {alert.epoch}): {alert.message}"))
     alerts.deliver(alert)
 
 
@@ -183,7 +186,10 @@ def told_of_failure(
     try:
         yield
     except Exception as error:
-        tell(alerts, Alert("failed", epoch(), str(error) or type(error).__name__), log, say)
+        try:
+            tell(alerts, Alert("failed", epoch(), str(error) or type(error).__name__), log, say)
+        except AdalocError as second:  # a full disk, most likely; the first error is the one to raise
+            say(escape(f"Alert: {second}"))
         alerts.close(say)
         raise
 

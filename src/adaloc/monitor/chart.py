@@ -349,7 +349,8 @@ def _legend(chart: Chart) -> str:
         f'data-run="{escape(curve.run)}" aria-pressed="true"><i></i>{escape(curve.name)}</button>'
         for index, curve in enumerate(chart.curves)
     ]
-    areas = {(band.name, band.color): None for band in (*chart.bands, *chart.spans)}
+    shaded = [(b.name, b.color) for b in chart.bands] + [(s.name, s.color) for s in chart.spans]
+    areas = dict.fromkeys(shaded)
     entries += [f'<span class="key {color} area"><i></i>{escape(name)}</span>' for name, color in areas]
     entries += [f'<span class="key {bars.color} area"><i></i>{escape(bars.name)}</span>' for bars in chart.bars]
     kinds = {mark.kind: mark for mark in chart.marks}

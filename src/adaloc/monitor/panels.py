@@ -84,8 +84,8 @@ def channel_chart(run: Run, say: Say) -> Chart:
         smooth = moving_median(values / reference, 5)
         curves.append(Curve(channel_words(name, say), _after(run), smooth, color, "dashed" if name == "y" else "line"))
     label = say("knowing nothing: {loss}", loss="1") if run.in_information_units else say("before training: 1")
-    values = [curve.y[np.isfinite(curve.y) & (curve.y > 0)] for curve in curves]
-    low = min([float(v.min()) for v in values if len(v)], default=0.1)
+    positive = [curve.y[np.isfinite(curve.y) & (curve.y > 0)] for curve in curves]
+    low = min([float(part.min()) for part in positive if len(part)], default=0.1)
     return Chart(
         say("Which channel lags behind?"),
         say("Each channel's validation loss, divided by that of its best constant predictor (median of 5 epochs)."),

@@ -1,8 +1,8 @@
 """A page on this machine alone that refreshes itself while training runs. Reads run folders; writes nothing.
 
 A request names a run, and the name must be one of those that were found in the folder: no part of a request ever
-becomes a path. Only the names of this machine are answered (Host), so that a page from elsewhere cannot read along by DNS
-rebinding.
+becomes a path. Only the names of this machine are answered (Host), so that a page from elsewhere cannot read along
+by DNS rebinding.
 """
 
 from __future__ import annotations

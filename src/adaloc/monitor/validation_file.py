@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from adaloc.files import write_text
 
 VALIDATION_FILE = "validation.json"
-FORMAT = "adaloc-validation-1"
 
 
 class _Part(BaseModel):
@@ -108,7 +107,7 @@ class Validation(_Part):
     """The file.
 
     Attributes:
-        format: FORMAT.
+        format: name and version of the format.
         pixel_size_nm: of the camera.
         num_frames, num_emitters, num_localizations: that were scored.
         frames: the best and the worst.
@@ -117,7 +116,7 @@ class Validation(_Part):
             "crlb" why there is no RMSE over CRLB.
     """
 
-    format: Literal["adaloc-validation-1"] = FORMAT
+    format: Literal["adaloc-validation-1"] = "adaloc-validation-1"
     pixel_size_nm: Pixel
     num_frames: int
     num_emitters: int
