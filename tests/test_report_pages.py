@@ -166,7 +166,7 @@ def test_the_report_is_small_and_has_every_section(tmp_path: Path) -> None:
     page = path.read_text()
     assert page.count('<svg class="frame"') == 2
     for question in ("Which channel lags behind?", "Do the molecules look like the PSF", "Is the noise of the frames",
-                     "Do localizations prefer places", "Is the machine kept busy?", "What differs from the default"):  # fmt: skip
+                     "Do localizations prefer places", "Is the machine kept busy?"):  # fmt: skip
         assert question in page
     assert "RMSE over CRLB: the data do not say" in page
 

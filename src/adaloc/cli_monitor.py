@@ -62,7 +62,7 @@ def compare(
     html: Annotated[Path | None, typer.Option(help="Also a page with curves and config differences.")] = None,
     lang: LanguageOption = "en",
 ) -> None:
-    """Compares runs: rates, epochs to each promised level, losses, stability, interventions, captured information, time.
+    """Compares runs: rates, epochs to each promised level, losses, stability, interventions, information, time.
 
     Example: adaloc compare outputs/fixed outputs/adaptive --html comparison.html
     """
