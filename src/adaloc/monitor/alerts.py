@@ -112,7 +112,7 @@ class Alerts:
             found.append(self._problems.get())
         return found
 
-    def close(self, say: Callable[[str], object]) -> None:
+    def close(self, show: Callable[[str], object]) -> None:
         """Waits for deliveries under way, within their time limit, and says what went wrong."""
         if self._thread is not None:
             # A full queue means that deliveries hang: the thread is left to end with the process.
@@ -122,7 +122,7 @@ class Alerts:
             if self._queue.unfinished_tasks:
                 self._problems.put("some alerts were not delivered in time")
         for problem in self.problems():
-            say(escape(f"Alert: {problem}"))
+            show(escape(f"Alert: {problem}"))
 
     def _work(self) -> None:
         while True:
@@ -166,31 +166,31 @@ class Alerts:
             self._problems.put(f"the command {arguments[0]} ended with status {done.returncode}")
 
 
-def tell(alerts: Alerts, alert: Alert | None, log: RunLog, say: Callable[[str], object]) -> None:
+def tell(alerts: Alerts, alert: Alert | None, log: RunLog, show: Callable[[str], object]) -> None:
     """An alert to the log, the terminal, and whom the config names; also what went wrong with earlier ones."""
     for problem in alerts.problems():
-        say(escape(f"Alert: {problem}"))
+        show(escape(f"Alert: {problem}"))
     if alert is None:
         return
     log.write("alert", epoch=alert.epoch, kind=alert.kind, message=alert.message)
     if alert.kind != "finished":  # whose verdict stands there anyway
-        say(escape(f"Alert, {alert.kind} (epoch {alert.epoch}): {alert.message}"))
+        show(escape(f"Alert, {alert.kind} (epoch {alert.epoch}): {alert.message}"))
     alerts.deliver(alert)
 
 
 @contextmanager
 def told_of_failure(
-    alerts: Alerts, log: RunLog, epoch: Callable[[], int], say: Callable[[str], object]
+    alerts: Alerts, log: RunLog, epoch: Callable[[], int], show: Callable[[str], object]
 ) -> Iterator[None]:
     """An error that ends the training is told on its way."""
     try:
         yield
     except Exception as error:
         try:
-            tell(alerts, Alert("failed", epoch(), str(error) or type(error).__name__), log, say)
+            tell(alerts, Alert("failed", epoch(), str(error) or type(error).__name__), log, show)
         except AdalocError as second:  # a full disk, most likely; the first error is the one to raise
-            say(escape(f"Alert: {second}"))
-        alerts.close(say)
+            show(escape(f"Alert: {second}"))
+        alerts.close(show)
         raise
 
 
