@@ -352,7 +352,7 @@ def show_everywhere(folder: Path) -> None:
     assert verdict(run).count("\n") == 0
     assert verdict(run).endswith(".")
     assert verdict(run) in text_report(run)
-    assert id="learning" in html_report(run)
+    assert 'id="learning"' in html_report(run)
     assert html_report(run, "zh")
     console = quiet_console(terminal=True)
     console.print(live_view(run))
