@@ -46,10 +46,11 @@ def main(arguments: list[str] | None = None) -> int:
         default=DEFAULT_CHECKPOINT,
         help=f"a checkpoint in the run folder, or the run folder itself (default {DEFAULT_CHECKPOINT})",
     )
+    parser.add_argument("--lang", choices=["en", "zh"], default="en", help="language of the words (default en)")
     options = parser.parse_args(arguments)
     folder = options.checkpoint if options.checkpoint.is_dir() else options.checkpoint.parent
     try:
-        monitor(folder, options.mode, options.interval)
+        monitor(folder, options.mode, options.interval, language=options.lang)
     except AdalocError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_status

@@ -24,12 +24,12 @@ from adaloc.cli_evaluate import evaluate_app
 from adaloc.cli_files import convert, localize
 from adaloc.cli_guard import console, guarded
 from adaloc.cli_locs import locs_app
+from adaloc.cli_monitor import monitor_app
+from adaloc.cli_monitor import parse_language as _parse_language
 from adaloc.cli_psf import spline
 from adaloc.cli_tune import tune
 from adaloc.config import Config
 from adaloc.config_file import load_config
-from adaloc.errors import ConfigError
-from adaloc.words import Language
 
 DEFAULT_CONFIG = Path("training/configs/train_config_adaptive.json")
 
@@ -135,31 +135,13 @@ def train(
     if monitor_only:
         from adaloc.monitor.command import monitor as watch_run
 
-        watch_run(settings.output.save_dir, "monitor", 30.0)
+        watch_run(settings.output.save_dir, "monitor", 30.0, language=language)
         return 0
     from adaloc.main_job import train as run_training
 
     return run_training(
         settings, resume=resume, skip_checks=skip_checks, console=console, force=force, language=language, init=init
     )
-
-
-@app.command()
-@guarded
-def monitor(
-    run: Annotated[Path, typer.Argument(help="Run folder.")] = Path("outputs/training_results_adaptive"),
-    mode: Annotated[str, typer.Option(help="all, plot, report or monitor.")] = "all",
-    interval: Annotated[float, typer.Option(help="Seconds between looks.", min=0.1)] = 30.0,
-) -> None:
-    """Plots, reports or watches a run; never disturbs it.
-
-    Example: adaloc monitor outputs/training_results_adaptive --mode monitor --interval 5
-    """
-    if mode not in ("all", "plot", "report", "monitor"):
-        raise ConfigError(f"--mode {mode} is not known. Choose all, plot, report or monitor.")
-    from adaloc.monitor.command import monitor as look
-
-    look(run, mode, interval)  # type: ignore[arg-type]
 
 
 @app.command()
@@ -182,6 +164,7 @@ def diagnose(
     print(diagnose_folder(run, language, as_json=as_json, log_only=log_only))
 
 
+app.add_typer(monitor_app)
 app.add_typer(calibrate_app)
 app.command()(spline)
 app.command()(camera_map)
@@ -201,9 +184,3 @@ def main(arguments: list[str] | None = None) -> None:
 def start() -> None:
     """Entry point of start_adaptive_training.py: `adaloc train` with the same options."""
     app(["train", *sys.argv[1:]], prog_name="start_adaptive_training.py")
-
-
-def _parse_language(text: str) -> Language:
-    if text not in ("en", "zh"):
-        raise ConfigError(f"--lang {text} is not known. Choose en or zh.")
-    return text  # type: ignore[return-value]

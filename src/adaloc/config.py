@@ -29,6 +29,7 @@ from adaloc.config_simulation import (
 __all__ = (
     "CHANNELS",
     "AdaptiveLRConfig",
+    "AlertsConfig",
     "BackgroundConfig",
     "CameraConfig",
     "Config",
@@ -211,12 +212,31 @@ class TrainingConfig(Section):
         return self.mixture_weight > 0 or self.loss_type == "gaussian_mixture"
 
 
+class AlertsConfig(Section):
+    """Whom to tell, beside log and terminal, when a run stalls, diverges, recovers, finishes or fails."""
+
+    webhook_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s]+$",
+        description="gets a POST with a JSON object: kind, epoch, message, run, text",
+    )
+    command: list[str] = Field(
+        [],
+        description="program and its arguments, run without a shell; {kind}, {epoch}, {message}, {run} are filled in",
+    )
+    kinds: list[Literal["stalled", "diverged", "recovered", "finished", "failed"]] = Field(
+        ["stalled", "diverged", "recovered", "finished", "failed"], description="which ones go to webhook and command"
+    )
+    timeout_s: float = Field(10.0, gt=0, le=120, description="for one delivery")
+
+
 class OutputConfig(Section):
     """Where the run folder is and how often it is written."""
 
     save_dir: Path = Path("outputs/training_results_adaptive")
     checkpoint_interval_epochs: int = Field(10, ge=1)
     metrics_interval_epochs: int = Field(100, ge=1, description="epochs between detection metrics and example frames")
+    alerts: AlertsConfig = AlertsConfig()
 
 
 class Config(Section):

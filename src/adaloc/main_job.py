@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -18,35 +15,33 @@ from adaloc.config import Config
 from adaloc.config_file import dump_config
 from adaloc.data.generate import generate, is_complete
 from adaloc.data.windows import Sample
-from adaloc.emitters import EmitterTable, concatenate
 from adaloc.errors import AdalocError, CheckpointError, ConfigError
-from adaloc.evaluation.metrics import evaluate
 from adaloc.files import describe_write_failure, remove_leftovers, write_text
 from adaloc.integrity_check import load_data, refuse_hopeless
 from adaloc.localize.inference import localize_frames
 from adaloc.locks import hold_lock
 from adaloc.models.losses import left_out_channels
 from adaloc.models.model_file import Model, load_model
+from adaloc.monitor.alerts import Alerts, tell, told_of_failure
 from adaloc.monitor.log import load_run
-from adaloc.monitor.plots import Example, figure_pixels, plot_curves, plot_examples, save_figure
+from adaloc.monitor.plots import plot_curves, plot_examples, save_figure
 from adaloc.monitor.report import write_report, write_text_report
 from adaloc.monitor.summary import write_summary
+from adaloc.monitor.validation_file import write_validation
 from adaloc.progress import ProgressLine
-from adaloc.simulation.camera import to_photons
 from adaloc.stopping import REQUEUE_STATUS, asked_to_stop, exit_status, listen, stop_if_asked
 from adaloc.training.checkpoint import BEST, LATEST, load_checkpoint
 from adaloc.training.cures import describe_cure
 from adaloc.training.decision import Decision
-from adaloc.training.diagnosis import first_named
+from adaloc.training.diagnosis import Diagnosis, first_named
 from adaloc.training.diagnosis_text import describe
 from adaloc.training.recording import Score
 from adaloc.training.run import Run, best_model, loss_over_samples, setup
 from adaloc.training.trainer import Hooks, fit
+from adaloc.validation_score import NUM_EXAMPLES, ValidationScorer, example, shift_frames
 from adaloc.words import Language
 
 EXAMPLES_FILE = "validation_frames.png"
-_FRAMES_SCORED_WHILE_TRAINING = 20  # of each validation sample; all of them at the end
-_NUM_EXAMPLES = 6
 
 
 def train(
@@ -115,22 +110,24 @@ def _train(
     if source is not None:
         console.print(f"Starting from the weights of {init}", soft_wrap=True)
     _announce(run, console)
+    scorer = ValidationScorer(config, validation)
+    alerts = Alerts(config.output.alerts, config.output.save_dir, run.best_val_loss)
     line = ProgressLine(console, "training", config.training.epochs, "epochs", done=run.epoch)
     hooks = Hooks(
-        on_epoch=lambda record: line.update(record["epoch"] + 1, _describe_epoch(record)),
-        on_decision=lambda *decision: _say_decision(line, *decision),
-        score=lambda model, final: _score(run, model, validation, final),
+        on_epoch=lambda record: _after_epoch(run, line, alerts, record),
+        on_decision=lambda *decision: _after_decision(run, line, alerts, *decision),
+        score=lambda model, final: _score(run, scorer, model, validation, final),
         should_stop=lambda: asked_to_stop() is not None,
         on_start=lambda: run.log.write("integrity", **integrity),
-        on_diagnosis=lambda diagnosis: line.say(
-            f"epoch {diagnosis.epoch}: diagnosis: {describe(first_named(diagnosis))}"
-        ),
+        on_diagnosis=lambda diagnosis: _after_diagnosis(run, line, alerts, diagnosis),
         on_cure=lambda epoch, cure: line.say(describe_cure(epoch, cure)),
         force=force,
     )
-    with line:
+    with line, told_of_failure(alerts, run.log, lambda: run.epoch, line.say):
         status = fit(run, hooks)
-    _show_result(run, validation, console)
+    summary = _show_result(run, validation, console, language)
+    tell(alerts, alerts.ended(run.epoch, status, summary["verdict"]), run.log, console.print)
+    alerts.close(console.print)
     number = asked_to_stop()
     if status == "interrupted" and number is not None:
         console.print(
@@ -195,37 +192,11 @@ def simulate(config: Config, root: Path, zmap: Path | None, console: Console) ->
                 stop_if_asked("Finished samples are kept; the same command goes on.")
 
 
-def score_model(model: Model, samples: Sequence[Sample], final: bool) -> Score:
-    """Detection metrics on validation samples, and at the end a picture of some frames."""
-    tables, truths, examples = [], [], []
-    offset = 0
-    for index, sample in enumerate(samples):
-        num_frames = len(sample.frames_THW) if final else min(_FRAMES_SCORED_WHILE_TRAINING, len(sample.frames_THW))
-        found = localize_frames(model, sample.frames_THW[:num_frames])
-        truth = sample.emitters.select(sample.emitters.frame < num_frames)
-        tables.append(_shift_frames(found, offset))
-        truths.append(_shift_frames(truth, offset))
-        offset += num_frames
-        if index < _NUM_EXAMPLES:
-            examples.append(_example(model, sample, found, frame=num_frames // 2))
-    config = model.config
-    result = evaluate(
-        concatenate(tables),
-        concatenate([_mandatory(t) for t in truths]),
-        pixel_size_nm=config.simulation.optics.pixel_size_nm,
-        image_size_px=samples[0].frames_THW.shape[1:],
-        axial_tolerance_nm=None if "z" in left_out_channels(model.scaling) else 500.0,
-        min_photons=config.data.min_photons,
-    )
-    names = ("jaccard", "precision", "recall", "rmse_lateral_nm", "rmse_axial_nm", "efficiency_3d")
-    figure = plot_examples(examples, config.simulation.optics.pixel_size_nm)
-    return Score({name: getattr(result, name) for name in names}, figure_pixels(figure))
-
-
-def _score(run: Run, model: Model, validation: Sequence[Sample], final: bool) -> Score:
-    score = score_model(model, validation, final)
+def _score(run: Run, scorer: ValidationScorer, model: Model, validation: Sequence[Sample], final: bool) -> Score:
+    score, tables = scorer.score(model, final)
     if final:
         score.metrics["val_loss_all_frames"] = loss_over_samples(run, model, validation)
+        write_validation(run.folder, scorer.describe(model, tables))
     return score
 
 
@@ -285,6 +256,25 @@ def _announce(run: Run, console: Console) -> None:
         console.print(f"What loss physics allows is unknown: {run.floor.unknown_because}", soft_wrap=True)
 
 
+def _after_epoch(run: Run, line: ProgressLine, alerts: Alerts, record: dict[str, Any]) -> None:
+    line.update(record["epoch"] + 1, _describe_epoch(record))
+    tell(alerts, alerts.after_epoch(record["epoch"] + 1, record["val_loss"]), run.log, line.say)
+
+
+def _after_decision(
+    run: Run, line: ProgressLine, alerts: Alerts, epoch: int, decision: Decision, before: float, after: float
+) -> None:
+    _say_decision(line, epoch, decision, before, after)
+    tell(alerts, alerts.after_decision(epoch + 1, decision.action, decision.reason), run.log, line.say)
+
+
+def _after_diagnosis(run: Run, line: ProgressLine, alerts: Alerts, diagnosis: Diagnosis) -> None:
+    finding = first_named(diagnosis)
+    line.say(f"epoch {diagnosis.epoch}: diagnosis: {describe(finding)}")
+    if finding.cause != "healthy":
+        tell(alerts, alerts.stalled(diagnosis.epoch, describe(finding)), run.log, line.say)
+
+
 def _describe_epoch(record: dict[str, Any]) -> str:
     return f"loss {record['train_loss']:.3f}, validation {record['val_loss']:.3f}, rate {record['lr']:.1e}"
 
@@ -296,39 +286,24 @@ def _say_decision(line: ProgressLine, epoch: int, decision: Decision, before: fl
         line.say(f"epoch {epoch + 1}: {decision.action}, rate {before:.2e} -> {after:.2e}: {decision.reason}")
 
 
-def _show_result(run: Run, validation: Sequence[Sample], console: Console) -> None:
+def _show_result(run: Run, validation: Sequence[Sample], console: Console, language: Language) -> dict[str, Any]:
     model = best_model(run)
     pixel_size = run.config.simulation.optics.pixel_size_nm
     examples = []
-    for sample in validation[:_NUM_EXAMPLES]:
+    for sample in validation[:NUM_EXAMPLES]:
         middle = len(sample.frames_THW) // 2
         first = max(middle - 2, 0)
-        found = _shift_frames(localize_frames(model, sample.frames_THW[first : middle + 3]), first)
-        examples.append(_example(model, sample, found, middle))
+        found = shift_frames(localize_frames(model, sample.frames_THW[first : middle + 3]), first)
+        examples.append(example(model, sample, found, middle))
     save_figure(plot_examples(examples, pixel_size), run.folder / EXAMPLES_FILE)
     log = load_run(run.folder)
     save_figure(plot_curves(log), run.folder / "training_curves.png")
     summary = json.loads(write_summary(run.folder).read_text(encoding="utf-8"))
-    write_text_report(run.folder)
-    report = write_report(run.folder)
+    write_text_report(run.folder, language)
+    report = write_report(run.folder, language)
     console.print(f"\n[bold]{summary['verdict']}[/bold]", soft_wrap=True)
     paths = (("report", report), ("model", run.folder / BEST), ("curves", run.folder / "training_curves.png"),
              ("frames", run.folder / EXAMPLES_FILE))  # fmt: skip
     for name, path in paths:
         console.print(f"  {name:7s} {path}", soft_wrap=True)
-
-
-def _example(model: Model, sample: Sample, found: EmitterTable, frame: int) -> Example:
-    photons = to_photons(torch.from_numpy(sample.frames_THW[frame].astype(np.float32)), model.config.simulation.camera)
-    truth = sample.emitters.select(
-        (sample.emitters.frame == frame) & (sample.emitters.photons >= model.config.data.min_photons)
-    )
-    return Example(photons.double().numpy(), truth, found.select(found.frame == frame), f"{sample.name}, frame {frame}")
-
-
-def _shift_frames(table: EmitterTable, offset: int) -> EmitterTable:
-    return dataclasses.replace(table, frame=table.frame + offset)
-
-
-def _mandatory(table: EmitterTable) -> EmitterTable:
-    return EmitterTable(table.frame, table.x, table.y, table.z, table.photons)
+    return dict(summary)

@@ -16,9 +16,10 @@ from adaloc.config import Config
 from adaloc.config_file import dump_config, merged, parse_config
 from adaloc.files import write_text
 from adaloc.integrity_check import load_data
-from adaloc.main_job import ensure_data, score_model
+from adaloc.main_job import ensure_data
 from adaloc.training.run import best_model, loss_over_samples, setup
 from adaloc.training.trainer import Hooks, fit
+from adaloc.validation_score import ValidationScorer
 
 DEFAULT = "default"
 _FIXED = {"adaptive_lr_config": {"scheduler_type": "cyclical"}, "lr_first": 6e-3, "lr_second": 6e-3}
@@ -76,7 +77,7 @@ def run_ablation(
             model = best_model(run)
             row = {"option": name, "seed": seed, "epochs": epochs, "steps": run.step,
                    "train_s": round(time.perf_counter() - begin, 1),
-                   "loss": loss_over_samples(run, model, validation), **score_model(model, validation, True).metrics,
+                   "loss": loss_over_samples(run, model, validation), **ValidationScorer(run.config, validation).score(model, True)[0].metrics,
                    "num_parameters": sum(p.numel() for p in model.network.parameters())}  # fmt: skip
             rows.append(row)
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from rich.console import Console
 from adaloc.monitor.live import watch
 from adaloc.monitor.log import load_run
 from adaloc.monitor.summary import write_summary
+from adaloc.words import Language
 
 CURVES_FILE = "training_curves.png"
 
@@ -19,6 +20,7 @@ def monitor(
     mode: Literal["all", "plot", "report", "monitor"],
     interval_s: float,
     console: Console | None = None,
+    language: Language = "en",
 ) -> list[Path]:
     """Looks at a run; the training never notices.
 
@@ -28,6 +30,7 @@ def monitor(
             monitor (a live view until the run ends).
         interval_s: time between looks of the live view, s.
         console: where to print; standard output if None.
+        language: of the words.
 
     Returns:
         The files that were written.
@@ -38,7 +41,7 @@ def monitor(
     """
     console = console or Console()
     if mode == "monitor":
-        watch(folder, interval_s, console=console)
+        watch(folder, interval_s, console=console, language=language)
         return []
     # matplotlib takes a while to load, and the live view does without it.
     from adaloc.monitor.plots import plot_curves, save_figure
@@ -50,8 +53,8 @@ def monitor(
         written.append(folder / CURVES_FILE)
         save_figure(plot_curves(run), written[-1])
     if mode in ("all", "report"):
-        written += [write_text_report(folder), write_report(folder), write_summary(folder)]
-        console.print(text_report(run), markup=False, highlight=False, soft_wrap=True)
+        written += [write_text_report(folder, language), write_report(folder, language), write_summary(folder)]
+        console.print(text_report(run, language), markup=False, highlight=False, soft_wrap=True)
     for path in written:
         console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
     return written

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from adaloc.emitters import FloatArray
 from adaloc.errors import DataError
-from adaloc.monitor.advice import advise, describe_duration, verdict
+from adaloc.monitor.advice import advise
 from adaloc.monitor.analysis import Analysis, analyse, plain_number
 from adaloc.monitor.facts import (
     describe_adjustment,
@@ -26,6 +26,9 @@ from adaloc.monitor.facts import (
     metric_facts,
 )
 from adaloc.monitor.log import LOG_FILE, Run, load_run
+from adaloc.monitor.say import Say, speaker
+from adaloc.monitor.verdict import describe_duration, verdict
+from adaloc.words import Language
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII_BLOCKS = "_.-=+*#@"
@@ -68,7 +71,13 @@ class LogWatcher:
         return 0.0 if self._seen is None else max(time.time() - self._seen[2] / 1e9, 0.0)
 
 
-def watch(folder: Path, interval_s: float, once: bool = False, console: Console | None = None) -> None:
+def watch(
+    folder: Path,
+    interval_s: float,
+    once: bool = False,
+    console: Console | None = None,
+    language: Language = "en",
+) -> None:
     """Shows a run until it ends: a live view in a terminal, plain lines elsewhere.
 
     Waits for a run that does not exist yet. Ctrl-C passes as KeyboardInterrupt.
@@ -78,53 +87,66 @@ def watch(folder: Path, interval_s: float, once: bool = False, console: Console 
         interval_s: time between looks, s.
         once: one look only.
         console: where to print; standard output if None.
+        language: of the words.
     """
     console = console or Console()
     watcher = LogWatcher(folder)
     if console.is_terminal and not once:
-        _watch_live(watcher, interval_s, console)
+        _watch_live(watcher, interval_s, console, language)
     else:
-        _watch_plainly(watcher, interval_s, once, console)
+        _watch_plainly(watcher, interval_s, once, console, language)
 
 
-def plain_view(run: Run, quiet_s: float = 0.0, utf8: bool = True) -> str:
+def plain_view(run: Run, quiet_s: float = 0.0, utf8: bool = True, language: Language = "en") -> str:
     """The facts of the live view as lines of text."""
-    analysis = analyse(run)
-    lines = [verdict(run), f"  {_progress_words(run, analysis)}"]
+    analysis, say = analyse(run), speaker(language)
+    lines = [verdict(run, language), f"  {_progress_words(run, analysis, say)}"]
     if len(run.epochs):
-        lines.append(f"  loss {sparkline(run.epochs.val_loss, utf8=utf8)}  learning rate {run.epochs.lr[-1]:.2e}")
-    lines.append(f"  {_limits_words(run, analysis)}")
+        lines.append(f"  {say('loss')} {sparkline(run.epochs.val_loss, utf8=utf8)}")
+        lines.append(f"  {say('learning rate')} {sparkline(run.epochs.lr, utf8=utf8)} {run.epochs.lr[-1]:.2e}")
+    lines.append(f"  {_limits_words(run, analysis, say)}")
     if run.adjustments:
-        lines.append(f"  adjustments: {describe_counts(analysis.adjustments)}; last: {_adjustments(run)[-1]}")
+        counts = describe_counts(analysis.adjustments, language)
+        last = _adjustments(run, say)[-1]
+        lines.append("  " + say("adjustments: {counts}; last: {last}", counts=counts, last=last))
     if run.metrics:
-        lines.append("  " + ", ".join(f"{label} {value}" for label, value in metric_facts(run)))
-    warning = _quiet_warning(run, analysis, quiet_s)
+        lines.append("  " + ", ".join(f"{label} {value}" for label, value in metric_facts(run, language)))
+    warning = _quiet_warning(run, analysis, quiet_s, say)
     return "\n".join([*lines, f"  {warning}"] if warning else lines)
 
 
-def live_view(run: Run, quiet_s: float = 0.0, utf8: bool = True) -> RenderableType:
+def live_view(run: Run, quiet_s: float = 0.0, utf8: bool = True, language: Language = "en") -> RenderableType:
     """The live view as something that rich draws."""
-    analysis = analyse(run)
+    analysis, say = analyse(run), speaker(language)
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
     planned = max(run.planned_epochs or analysis.num_epochs, 1)
-    table.add_row("progress", ProgressBar(total=planned, completed=min(analysis.num_epochs, planned), width=40))
-    table.add_row("", Text(_progress_words(run, analysis)))
+    table.add_row(say("progress"), ProgressBar(total=planned, completed=min(analysis.num_epochs, planned), width=40))
+    table.add_row("", Text(_progress_words(run, analysis, say)))
     if len(run.epochs):
-        table.add_row("loss", Text(sparkline(run.epochs.val_loss, utf8=utf8)))
+        table.add_row(say("loss"), Text(sparkline(run.epochs.val_loss, utf8=utf8)))
         lowest, highest = _range(run.epochs.val_loss)
-        table.add_row("", Text(f"{plain_number(lowest)} to {plain_number(highest)}, logarithmic", style="dim"))
-        table.add_row("learning rate", Text(f"{run.epochs.lr[-1]:.2e}"))
-    table.add_row("limits", Text(_limits_words(run, analysis)))
-    table.add_row("adjustments", Text("\n".join([describe_counts(analysis.adjustments), *_adjustments(run)])))
+        table.add_row(
+            "",
+            Text(
+                say("{low} to {high}, logarithmic", low=plain_number(lowest), high=plain_number(highest)), style="dim"
+            ),
+        )
+        table.add_row(say("learning rate"), Text(sparkline(run.epochs.lr, utf8=utf8)))
+        table.add_row("", Text(f"{run.epochs.lr[-1]:.2e}"))
+    table.add_row(say("limits"), Text(_limits_words(run, analysis, say)))
+    changes = [describe_counts(analysis.adjustments, language), *_adjustments(run, say)]
+    table.add_row(say("adjustments"), Text("\n".join(changes)))
     if run.metrics:
-        table.add_row("detection", Text(", ".join(f"{label} {value}" for label, value in metric_facts(run))))
-    advice = advise(run)
+        table.add_row(
+            say("detection"), Text(", ".join(f"{label} {value}" for label, value in metric_facts(run, language)))
+        )
+    advice = advise(run, language)
     if advice:
-        table.add_row("advice", Text(advice[0].text))
-    parts: list[RenderableType] = [Text(verdict(run), style="bold"), Text(""), table]
-    warning = _quiet_warning(run, analysis, quiet_s)
+        table.add_row(say("advice"), Text(advice[0].text))
+    parts: list[RenderableType] = [Text(verdict(run, language), style="bold"), Text(""), table]
+    warning = _quiet_warning(run, analysis, quiet_s, say)
     if warning:
         parts.append(Text(warning, style="yellow"))
     return Panel(Group(*parts), title=Text(str(run.folder)), title_align="left")
@@ -149,23 +171,25 @@ def sparkline(values: FloatArray, width: int = _SPARKLINE_WIDTH, utf8: bool = Tr
     )  # fmt: skip
 
 
-def _watch_live(watcher: LogWatcher, interval_s: float, console: Console) -> None:
+def _watch_live(watcher: LogWatcher, interval_s: float, console: Console, language: Language) -> None:
     utf8 = _is_utf8(console)
-    with Live(Text("Waiting for a run"), console=console, auto_refresh=False) as live:
+    with Live(Text(speaker(language)("Waiting for a run")), console=console, auto_refresh=False) as live:
         while True:
             run = watcher.look()
-            view = Text(_waiting(watcher)) if run is None else live_view(run, watcher.quiet_seconds(), utf8)
+            view = Text(_waiting(watcher)) if run is None else live_view(run, watcher.quiet_seconds(), utf8, language)
             live.update(view, refresh=True)
             if run is not None and run.end is not None:
                 return
             time.sleep(interval_s)
 
 
-def _watch_plainly(watcher: LogWatcher, interval_s: float, once: bool, console: Console) -> None:
+def _watch_plainly(watcher: LogWatcher, interval_s: float, once: bool, console: Console, language: Language) -> None:
     shown = ""
     while True:
         run = watcher.look()
-        text = _waiting(watcher) if run is None else plain_view(run, watcher.quiet_seconds(), _is_utf8(console))
+        text = (
+            _waiting(watcher) if run is None else plain_view(run, watcher.quiet_seconds(), _is_utf8(console), language)
+        )
         if text != shown:
             console.print(text, markup=False, highlight=False, soft_wrap=True)
             shown = text
@@ -178,34 +202,39 @@ def _waiting(watcher: LogWatcher) -> str:
     return f"Waiting for a run: {watcher.problem}"
 
 
-def _progress_words(run: Run, analysis: Analysis) -> str:
-    words = f"epoch {analysis.num_epochs} of {run.planned_epochs or 'unknown'}"
+def _progress_words(run: Run, analysis: Analysis, say: Say) -> str:
+    words = say("epoch {n} of {planned}", n=analysis.num_epochs, planned=run.planned_epochs or say("unknown"))
     if math.isfinite(analysis.seconds_per_epoch):
-        words += f", {60 / analysis.seconds_per_epoch:.3g} epochs/min"
+        words += say(", {rate:.3g} epochs/min", rate=60 / analysis.seconds_per_epoch)
     if run.end is None and analysis.seconds_left is not None:
-        words += f", {describe_duration(analysis.seconds_left)} left"
+        words += say(", {time} left", time=describe_duration(analysis.seconds_left, say.language))
     return words
 
 
-def _limits_words(run: Run, analysis: Analysis) -> str:
-    lines = f"no-information loss {plain_number(run.no_information_loss)}, physical floor {describe_floor(run)}"
+def _limits_words(run: Run, analysis: Analysis, say: Say) -> str:
+    line, floor = plain_number(run.no_information_loss), describe_floor(run, say)
+    lines = say("no-information loss {line}, physical floor {floor}", line=line, floor=floor)
     if not len(run.epochs) or not math.isfinite(run.floor):
         return lines
-    return f"{lines}, captured information {describe_captured(analysis)}"
+    return lines + say(", captured information {share}", share=describe_captured(analysis, say))
 
 
-def _adjustments(run: Run) -> list[str]:
-    described = [describe_adjustment(adjustment) for adjustment in run.adjustments[-_ADJUSTMENTS_SHOWN:]]
-    return [f"epoch {epoch}: {kind}, {change} ({reason})" for epoch, kind, change, reason in described]
+def _adjustments(run: Run, say: Say) -> list[str]:
+    described = [describe_adjustment(adjustment, say.language) for adjustment in run.adjustments[-_ADJUSTMENTS_SHOWN:]]
+    return [
+        say("epoch {epoch}: {kind}, {change} ({reason})", epoch=epoch, kind=kind, change=change, reason=reason)
+        for epoch, kind, change, reason in described
+    ]
 
 
-def _quiet_warning(run: Run, analysis: Analysis, quiet_s: float) -> str:
+def _quiet_warning(run: Run, analysis: Analysis, quiet_s: float, say: Say) -> str:
     usual = analysis.seconds_per_epoch if math.isfinite(analysis.seconds_per_epoch) else 0.0
     if run.end is not None or quiet_s < max(_QUIET_SECONDS, _QUIET_EPOCHS * usual):
         return ""
-    return (
-        f"Nothing new for {describe_duration(quiet_s)}: the training may have been stopped; "
-        "go on with: python start_adaptive_training.py --resume auto"
+    return say(
+        "Nothing new for {time}: the training may have been stopped; go on with: python start_adaptive_training.py "
+        "--resume auto",
+        time=describe_duration(quiet_s, say.language),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Epochs:
         clipped_share: (E,) share of the steps that were clipped, 0 to 1.
         windows_per_s: (E,) training speed.
         wait_share: (E,) share of the training time spent waiting for data, 0 to 1.
+        lr_ceiling: (E,) rate above which the controller does not try; NaN where there is none.
         val_channels: name to (E,) validation loss of that channel before weighting.
     """
 
@@ -47,6 +48,7 @@ class Epochs:
     clipped_share: FloatArray
     windows_per_s: FloatArray
     wait_share: FloatArray
+    lr_ceiling: FloatArray
     val_channels: dict[str, FloatArray]
 
     def __len__(self) -> int:
@@ -55,7 +57,7 @@ class Epochs:
 
 @dataclass(frozen=True)
 class Adjustment:
-    """A change of the learning rate after epoch `epoch` (from 0)."""
+    """A change of the learning rate, or of its course, in epoch `epoch` (from 0)."""
 
     epoch: int
     kind: str
@@ -63,6 +65,8 @@ class Adjustment:
     factor: float
     lr_before: float
     lr_after: float
+    step: float = math.nan
+    evidence: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,9 @@ class Run:
         adjustments: changes of the learning rate, in order.
         metrics: events with detection metrics, in order.
         diagnosis: the last diagnosis that the run made of itself, or None.
+        integrity: what was found in the data before the first step, or None.
+        cures: what the loop mended by itself, in order.
+        alerts: what was told to the user, in order.
         end: the end event, or None while the run goes on (or after it was killed).
         num_resumes: how often the run was continued from a checkpoint.
         last_time_s: when the last event was written, seconds since 1970; NaN when not known.
@@ -94,6 +101,9 @@ class Run:
     num_resumes: int
     last_time_s: float
     config: dict[str, Any] | None
+    integrity: Event | None = None
+    cures: tuple[Event, ...] = ()
+    alerts: tuple[Event, ...] = ()
 
     @property
     def status(self) -> str:
@@ -179,6 +189,9 @@ def make_run(folder: Path, events: Sequence[Event], num_resumes: int, config: di
         num_resumes=num_resumes,
         last_time_s=number(events[-1].get("time_s")),
         config=config,
+        integrity=next(iter(of_kind("integrity")[-1:]), None),
+        cures=tuple(of_kind("cure")),
+        alerts=tuple(of_kind("alert")),
     )
 
 
@@ -208,6 +221,7 @@ def _epoch_columns(events: Iterable[Event]) -> Epochs:
         clipped_share=column("clipped_share"),
         windows_per_s=column("windows_per_s"),
         wait_share=column("wait_share"),
+        lr_ceiling=column("lr_ceiling"),
         val_channels={name: np.array([number(values.get(name)) for values in channels]) for name in in_order},
     )
 
@@ -220,6 +234,8 @@ def _adjustment(event: Event) -> Adjustment:
         factor=number(event.get("factor")),
         lr_before=number(event.get("lr_before")),
         lr_after=number(event.get("lr_after")),
+        step=number(event.get("step")),
+        evidence=event["evidence"] if isinstance(event.get("evidence"), dict) else {},
     )
 
 

@@ -31,9 +31,9 @@ from typing import Any
 import numpy as np
 
 from adaloc.files import write_text
-from adaloc.monitor.advice import verdict
 from adaloc.monitor.analysis import Analysis, analyse
 from adaloc.monitor.log import Run, load_run, number
+from adaloc.monitor.verdict import verdict
 
 SUMMARY_FILE = "summary.json"
 METRIC_NAMES = ("jaccard", "precision", "recall", "rmse_lateral_nm", "rmse_axial_nm", "efficiency_3d")

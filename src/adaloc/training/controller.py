@@ -124,6 +124,11 @@ class AdaptiveLRManager:
         return self._phase
 
     @property
+    def ceiling(self) -> float:
+        """The rate above which nothing is tried, as one there has failed; infinite where none has."""
+        return self._ceiling
+
+    @property
     def is_settling(self) -> bool:
         """Whether the rate is searched for, or was found so lately that losses and statistics still move with it."""
         return self._phase == "search" or (self._found_at is not None and self._step <= self._found_at + _EARLY_STEPS)

@@ -52,6 +52,12 @@ class LearningRate:
         return self._adaptive.slots if self._adaptive is not None else set()
 
     @property
+    def ceiling(self) -> float | None:
+        """The rate above which nothing is tried, as one there has failed; None where there is none."""
+        ceiling = self._adaptive.ceiling if self._adaptive is not None else math.inf
+        return ceiling if math.isfinite(ceiling) else None
+
+    @property
     def trend(self) -> Trend | None:
         """What a look at the losses said, if the latest step brought one."""
         return self._adaptive.trend if self._adaptive is not None else None

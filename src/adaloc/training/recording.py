@@ -90,6 +90,7 @@ def epoch_record(run: Run, epoch: int, val_loss: float, val_channels: list[float
         "windows_per_s": num_windows / max(progress.train_s, 1e-9),
         "wait_share": progress.wait_s / max(progress.train_s, 1e-9),
         "wall_s": run.wall_s,
+        "lr_ceiling": run.learning_rate.ceiling,
     }
 
 

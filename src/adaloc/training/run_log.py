@@ -10,7 +10,8 @@ Events (`event` names the kind; all carry `time_s`, seconds since 1970):
   first step and before each resume
 - initial: val_loss, val_channels (name -> loss), before the first step
 - epoch: epoch (from 0), step, train_loss, val_loss, train_channels, val_channels, lr, lr_second, grad_norm
-  (median before clipping), clipped_share, windows_per_s, wait_share, wall_s
+  (median before clipping), clipped_share, windows_per_s, wait_share, wall_s, lr_ceiling (rate above which the
+  controller tries none, as one there has failed, or null)
 - lr: epoch, step, kind, reason, factor, lr_before, lr_after, evidence; kinds: search (begun again lower), found, trial,
   boost, revert, decay, plateau, rollback, warmup_done, anneal, restart
 - trend: epoch, step, verdict (falling, stalled, diverging, undecided), improvement, lower, upper, delta, noise, level,
@@ -25,7 +26,9 @@ Events (`event` names the kind; all carry `time_s`, seconds since 1970):
   (batch_signals.py); gradient_square, gradient_noise, batch_windows (noise_signals)
 - diagnosis: epoch, step, trend, findings (cause, score, evidence, remedy; the most likely first), tried, probes
 - cure: epoch, step, kind (clip_raised, batch_split), before, after, evidence
-- metrics: epoch, jaccard, precision, recall, rmse_lateral_nm, rmse_axial_nm, efficiency_3d;
+- alert: epoch, kind (stalled, diverged, recovered, finished, failed), message; what was told to the user
+- metrics: epoch, jaccard, precision, recall, rmse_lateral_nm, rmse_axial_nm, efficiency_3d; rmse_over_crlb_lateral,
+  rmse_over_crlb_axial (RMSE over the bound of a single frame; null where the data do not tell their physics);
   the last one is of the best model, is marked final, and has val_loss_all_frames
 - end: epoch, status (finished, stopped_early, interrupted), reason
 """
