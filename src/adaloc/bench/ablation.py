@@ -75,10 +75,13 @@ def run_ablation(
             begin = time.perf_counter()
             fit(run, Hooks(force=True))
             model = best_model(run)
-            row = {"option": name, "seed": seed, "epochs": epochs, "steps": run.step,
-                   "train_s": round(time.perf_counter() - begin, 1),
-                   "loss": loss_over_samples(run, model, validation), **ValidationScorer(run.config, validation).score(model, True)[0].metrics,
-                   "num_parameters": sum(p.numel() for p in model.network.parameters())}  # fmt: skip
+            row = {
+                "option": name, "seed": seed, "epochs": epochs, "steps": run.step,
+                "train_s": round(time.perf_counter() - begin, 1),
+                "loss": loss_over_samples(run, model, validation),
+                **ValidationScorer(run.config, validation).score(model, True)[0].metrics,
+                "num_parameters": sum(p.numel() for p in model.network.parameters()),
+            }  # fmt: skip
             rows.append(row)
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a", encoding="utf-8") as file:
