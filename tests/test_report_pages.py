@@ -170,7 +170,8 @@ def test_the_report_is_small_and_has_every_section(tmp_path: Path) -> None:
     page = path.read_text()
     assert page.count('<svg class="frame"') == 2
     for question in ("Which channel lags behind?", "Do the molecules look like the PSF", "Is the noise of the frames",
-                     "Do localizations prefer places", "Are the predicted uncertainties right?", "They are too small", "Is the machine kept busy?"):  # fmt: skip
+                     "Do localizations prefer places", "Are the predicted uncertainties right?", "They are too small",
+                     "Is the machine kept busy?"):  # fmt: skip
         assert question in page
     assert "RMSE over CRLB: the data do not say" in page
 
@@ -193,7 +194,7 @@ def test_errors_drawn_from_their_uncertainties_have_a_spread_of_one() -> None:
     assert axes["y"].spread == pytest.approx(0.5, abs=0.01)
     assert axes["z"].within_one == pytest.approx(0.683, abs=0.015)
     assert sum(axes["x"].counts) == num
-    assert uncertainty(found.with_columns(x_sigma=None, y_sigma=None, z_sigma=None), scored, PixelSize(x=1, y=1)) == {}
+    assert uncertainty(found.with_columns(x_sigma=None, y_sigma=None, z_sigma=None), scored, PixelSize(x=90, y=90)) == {}
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"format": "other"}', "[1]"])
