@@ -194,7 +194,8 @@ def test_errors_drawn_from_their_uncertainties_have_a_spread_of_one() -> None:
     assert axes["y"].spread == pytest.approx(0.5, abs=0.01)
     assert axes["z"].within_one == pytest.approx(0.683, abs=0.015)
     assert sum(axes["x"].counts) == num
-    assert uncertainty(found.with_columns(x_sigma=None, y_sigma=None, z_sigma=None), scored, PixelSize(x=90, y=90)) == {}
+    plain = found.with_columns(x_sigma=None, y_sigma=None, z_sigma=None)
+    assert uncertainty(plain, scored, PixelSize(x=90, y=90)) == {}
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"format": "other"}', "[1]"])
