@@ -94,7 +94,7 @@ def read_events(path: Path) -> list[Event]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             event = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # also numbers too long, or nested too deeply, for any event
             continue
         if not isinstance(event, dict) or "event" not in event:
             continue
