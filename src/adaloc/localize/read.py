@@ -30,6 +30,7 @@ from adaloc.localize.foreign import (
 )
 from adaloc.yaml_file import read_yaml
 
+_MOST_FRAMES = 10**12
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -250,6 +251,9 @@ def _check_values(path: Path, columns: Mapping[str, Any]) -> None:
                 "Remove such rows in the program that wrote the file."
             )
     frame = columns["frame"]
+    if len(frame) and frame.max() > _MOST_FRAMES:
+        row = int(np.argmax(frame))
+        raise DataError(f"{path}: the frame in row {row + 1} of the table, {frame[row]:g}, is larger than any movie.")
     bad = (frame < 0) | (frame != np.round(frame))
     if bad.any():
         raise DataError(
