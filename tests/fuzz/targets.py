@@ -104,7 +104,9 @@ def _rapidstorm(folder: Path) -> None:
 
 
 def _insight3(folder: Path) -> None:
-    (folder / "a").write_bytes(b"M425" + bytes(8) + (2).to_bytes(4, "little") + bytes(144))
+    record = bytearray(72)
+    record[52] = 1  # its frame
+    (folder / "a").write_bytes(b"M425" + bytes(8) + (2).to_bytes(4, "little") + bytes(record) * 2)
 
 
 def _hdf5_tables(folder: Path) -> None:

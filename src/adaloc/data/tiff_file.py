@@ -22,6 +22,7 @@ _MOST_PLANES = 20_000_000
 """That the metadata of a movie in several files may name; each costs a place in a list."""
 _SIZES = ("SizeC", "SizeT", "SizeZ")
 _PLACES = ("FirstC", "FirstT", "FirstZ", "IFD", "PlaneCount", "NumPlanes")
+_MOST_COMPLAINTS = 100
 _MOST_METADATA_BYTES = 256 * 2**20
 _DEFLATE, _ADOBE_DEFLATE, _LZMA = 32946, 8, 34925
 
@@ -164,3 +165,5 @@ class _Complaints(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.messages.append(record.getMessage())
+        if len(self.messages) > _MOST_COMPLAINTS:  # a damaged list of frames can go on for millions
+            raise ValueError(self.messages[0])

@@ -24,6 +24,7 @@ Events (`event` names the kind; all carry `time_s`, seconds since 1970):
   input_std, dead_share, dead_layer, count_ratio, p_at_emitters, overconfidence, contrast..., target_...
   (batch_signals.py); gradient_square, gradient_noise, batch_windows (noise_signals)
 - diagnosis: epoch, step, trend, findings (cause, score, evidence, remedy; the most likely first), tried, probes
+- skipped: epoch, step, in_a_row, loss, grad_norm; a step whose gradient was not finite: the weights stayed as they were
 - cure: epoch, step, kind (clip_raised, batch_split), before, after, evidence
 - metrics: epoch, jaccard, precision, recall, rmse_lateral_nm, rmse_axial_nm, efficiency_3d;
   the last one is of the best model and has val_loss_all_frames
