@@ -44,8 +44,8 @@ def disagreements(pins: dict[str, str], hashes: dict[tuple[str, str], set[str]])
 def download(name: str, version: str) -> str:
     """The SHA-256 of the archive that pip chooses for this machine, as `pip hash` computes it."""
     with tempfile.TemporaryDirectory() as folder:
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-        subprocess.run([*pip, "download", "--no-deps", "--dest", folder, f"{name}=={version}"], check=True)
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+        subprocess.run([*pip, "download", "--quiet", "--no-deps", "--dest", folder, f"{name}=={version}"], check=True)
         (archive,) = Path(folder).iterdir()
         said = subprocess.run([*pip, "hash", str(archive)], check=True, stdout=subprocess.PIPE, text=True).stdout
     return re.findall(r"sha256:([0-9a-f]{64})", said)[0]
@@ -53,7 +53,9 @@ def download(name: str, version: str) -> str:
 
 def write(hashes: dict[tuple[str, str], set[str]]) -> None:
     """The file of hashes, sorted."""
-    lines = ["# SHA-256 of the archives of constraints.txt, computed by pip hash; scripts/check_hashes.py compares them."]
+    lines = [
+        "# SHA-256 of the archives of constraints.txt, computed by pip hash; scripts/check_hashes.py compares them."
+    ]
     for (name, version), values in sorted(hashes.items()):
         lines.append(f"{name}=={version} " + " ".join(f"--hash=sha256:{value}" for value in sorted(values)))
     HASHES.write_text("\n".join(lines) + "\n", encoding="utf-8")

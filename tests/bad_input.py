@@ -1,4 +1,4 @@
-"""Broken inputs as cases: how each is made, what reads it, and what must be said. `docs/bad_input.md` is their table."""
+"""Broken inputs as cases: how each is made, what reads it, what must be said. `docs/bad_input.md` is their table."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def table(cases: list[Case]) -> str:
     lines = [
         "# Broken input",
         "",
-        "What is said, and what is kept, when files, folders, disks and numbers are not what they should be. Every row is",
-        "a test (`tests/test_bad_input_table.py`); this page is made from the same list (`python tests/test_bad_input_table.py`)",
-        "and a test compares them. *Said* is a part of the message. Messages name the file, what is wrong, and what to do; the",
-        "exit status is 1, and 2 for configs and command lines.",
+        "What is said, and what is kept, when files, folders, disks and numbers are not what they should be. Every row",
+        "is a test (`tests/test_bad_input_table.py`); this page is made from the same list",
+        "(`python tests/test_bad_input_table.py`), and a test compares them. *Said* is a part of the message. Messages",
+        "name the file, what is wrong, and what to do; the exit status is 1, and 2 for configs and command lines.",
         "",
-        "No reader allocates what a file merely claims (`src/adaloc/bounds.py`): an array may take half of the memory, and above",
-        "256 MiB no more than 1100 times the bytes of its file, which is beyond what deflate can pack. No reader follows a link",
-        "out of a file, and none executes anything.",
+        "No reader allocates what a file merely claims (`src/adaloc/bounds.py`): an array may take half of the memory,",
+        "and above 256 MiB no more than 1100 times the bytes of its file, which is beyond what deflate can pack. No",
+        "reader follows a link out of a file, and none executes anything.",
     ]
     for area in dict.fromkeys(case.area for case in cases):
         lines += ["", f"## {area}", "", "| input | said | kept |", "|---|---|---|"]

@@ -1,4 +1,5 @@
 """Broken configs and movies."""
+# ruff: noqa: E501 - one row of the table a line
 
 from __future__ import annotations
 
@@ -94,7 +95,11 @@ def ome(pixels: str, data: str = "", before: str = "") -> Callable[[Path], None]
         f'SizeY="8" {pixels}>{data}</Pixels></Image></OME>'
     )
     return lambda folder: tifffile.imwrite(
-        folder / "m.ome.tif", np.zeros((3, 8, 9), np.uint16), description=xml.encode(), metadata=None, photometric="minisblack"
+        folder / "m.ome.tif",
+        np.zeros((3, 8, 9), np.uint16),
+        description=xml.encode(),
+        metadata=None,
+        photometric="minisblack",
     )
 
 

@@ -1,4 +1,5 @@
 """Broken localizations, calibrations and models."""
+# ruff: noqa: E501 - one row of the table a line
 
 from __future__ import annotations
 
@@ -58,9 +59,13 @@ def picasso(**columns: Any) -> Callable[[h5py.File], object]:
     return lambda file: file.create_dataset("locs", data=rows)
 
 
-def huge(name: str, shape: tuple[int, ...], dtype: Any = "f4", chunks: tuple[int, ...] | None = None) -> Callable[[h5py.File], object]:
+def huge(
+    name: str, shape: tuple[int, ...], dtype: Any = "f4", chunks: tuple[int, ...] | None = None
+) -> Callable[[h5py.File], object]:
     """A dataset whose chunks were never written: a few hundred bytes that claim anything."""
-    return lambda file: file.create_dataset(name, shape, dtype, chunks=chunks or (1024,) * len(shape), compression="gzip", maxshape=(None,) * len(shape))
+    return lambda file: file.create_dataset(
+        name, shape, dtype, chunks=chunks or (1024,) * len(shape), compression="gzip", maxshape=(None,) * len(shape)
+    )
 
 
 def kept_elsewhere(folder: Path) -> None:
@@ -123,7 +128,11 @@ def npz_bomb(folder: Path) -> None:
 
 
 def camera(**maps: Any) -> Callable[[Path], None]:
-    values = {"offset_adu": np.zeros((4, 4)), "variance_adu2": np.ones((4, 4)), "gain_e_per_adu": np.ones((4, 4))} | maps
+    values = {
+        "offset_adu": np.zeros((4, 4)),
+        "variance_adu2": np.ones((4, 4)),
+        "gain_e_per_adu": np.ones((4, 4)),
+    } | maps
     return lambda folder: np.savez(folder / "f.npz", **values)
 
 

@@ -1,4 +1,5 @@
 """Disks that are full, folders that cannot be written, memory that is gone, clocks that go back."""
+# ruff: noqa: E501 - one row of the table a line
 
 from __future__ import annotations
 

@@ -44,11 +44,22 @@ def test_a_missing_and_a_surplus_hash_are_named() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.skipif("ADALOC_TEST_WHEEL" not in os.environ, reason="builds a wheel and an environment; set ADALOC_TEST_WHEEL=1")
+@pytest.mark.skipif(
+    "ADALOC_TEST_WHEEL" not in os.environ, reason="builds a wheel and an environment; set ADALOC_TEST_WHEEL=1"
+)
 def test_a_wheel_installs_into_an_empty_environment_and_checks(tmp_path: Path) -> None:
     """The environment sees this one's packages but not its adaloc: downloading torch is no test of adaloc."""
     pip = ["-m", "pip", "--disable-pip-version-check", "--quiet"]
-    build = [sys.executable, *pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(ROOT)]
+    build = [
+        sys.executable,
+        *pip,
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(tmp_path),
+        str(ROOT),
+    ]
     subprocess.run(build, check=True, cwd=tmp_path)
     (wheel,) = tmp_path.glob("adaloc-*.whl")
     names = zipfile.ZipFile(wheel).namelist()

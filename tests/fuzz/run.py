@@ -39,12 +39,12 @@ def main() -> None:
         return
     from fuzz.targets import TARGETS
 
-    results = [run_target(name, options.seconds) for name in options.targets or TARGETS]
-    if options.out is not None:
-        known = json.loads(options.out.read_text(encoding="utf-8"))["targets"] if options.out.is_file() else []
-        done = {result["target"] for result in results}
-        merged = [result for result in known if result["target"] not in done] + results
-        options.out.write_text(json.dumps(summary(merged), indent=2) + "\n", encoding="utf-8")
+    for name in options.targets or TARGETS:
+        result = run_target(name, options.seconds)
+        if options.out is not None:
+            known = json.loads(options.out.read_text(encoding="utf-8"))["targets"] if options.out.is_file() else []
+            results = [other for other in known if other["target"] != name] + [result]
+            options.out.write_text(json.dumps(summary(results), indent=2) + "\n", encoding="utf-8")
 
 
 def summary(results: list[dict[str, object]]) -> dict[str, object]:

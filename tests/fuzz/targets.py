@@ -90,7 +90,9 @@ def _tiffs(folder: Path) -> None:
 
 
 def _csv(folder: Path) -> None:
-    (folder / "a").write_text('"frame","x [nm]","y [nm]","z [nm]","intensity [photon]"\n1,2.5,3,4,5\n', encoding="utf-8")
+    (folder / "a").write_text(
+        '"frame","x [nm]","y [nm]","z [nm]","intensity [photon]"\n1,2.5,3,4,5\n', encoding="utf-8"
+    )
     (folder / "b").write_text("1,1,2.5,3,4,5\n", encoding="utf-8")
     (folder / "c").write_text("frame,xnm,ynm,phot\n1,2,3,4\n", encoding="utf-8")
 
@@ -172,8 +174,6 @@ def _log(folder: Path) -> None:
     (folder / "a").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-
-
 _RAW_YAML = b"Byte Order: <\nData Type: uint16\nHeight: 2\nWidth: 3\nFrames: 2\n"
 _DAX_INF = b"frame dimensions = 2 x 3\nnumber of frames = 2\ndata type = 16 bit integers (binary, little endian)\n"
 
@@ -199,7 +199,9 @@ TARGETS = {
     "rapidstorm": Target("f.txt", _localizations, _rapidstorm, {}),
     "insight3": Target("f.bin", _localizations, _insight3, {}),
     "hdf5_localizations": Target("f.h5", _localizations, _hdf5_tables, {}),
-    "picasso_yaml": Target("f.yaml", lambda p: read_localizations(p.with_suffix(".h5")), _one(_RAW_YAML + b"Pixelsize: 100\n"), {}),
+    "picasso_yaml": Target(
+        "f.yaml", lambda p: read_localizations(p.with_suffix(".h5")), _one(_RAW_YAML + b"Pixelsize: 100\n"), {}
+    ),
     "emitters_h5": Target("emitters.h5", _read_emitters, _emitters, {}),
     "smap_mat": Target("f.mat", read_smap_calibration, _spline, {}),
     "spline_file": Target("f.mat", read_spline, _spline, {}),
