@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from bad_input import Case, refusal
 
 from adaloc.config_file import load_config
 from adaloc.localize.movie import find_movies, open_movie
+from bad_input import Case, refusal
 
 
 def text(name: str, content: str | bytes) -> Callable[[Path], None]:

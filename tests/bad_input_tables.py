@@ -16,9 +16,6 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from bad_input import Case, refusal
-from bad_input_movies import nothing, text
-from small import small_config
 
 from adaloc.config import PixelSize
 from adaloc.data.generate import read_description
@@ -31,6 +28,9 @@ from adaloc.simulation.camera_maps import from_storm_analysis, read_camera_maps
 from adaloc.simulation.field_map import read_field_map
 from adaloc.simulation.psf_file import read_psf_file
 from adaloc.simulation.smap_calibration import read_smap_calibration
+from bad_input import Case, refusal
+from bad_input_movies import nothing, text
+from small import small_config
 
 _CSV = '"frame","x [nm]","y [nm]","z [nm]","intensity [photon]"\n'
 

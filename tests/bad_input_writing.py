@@ -14,13 +14,10 @@ import numpy as np
 import pytest
 import torch
 import typer
-from bad_input import Case, refusal
-from bad_input_movies import nothing, text
 
 from adaloc.cli_guard import errors, guarded
 from adaloc.config import PixelSize
 from adaloc.emitters import EmitterTable
-from adaloc.errors import DataError
 from adaloc.files import write_text
 from adaloc.localize.decode_file import write_decode_h5
 from adaloc.localize.inference import Block
@@ -31,6 +28,8 @@ from adaloc.monitor.report import html_report
 from adaloc.simulation.camera_maps import CameraMaps, write_camera_maps
 from adaloc.simulation.field_map import FieldMap, write_field_map
 from adaloc.training.run_log import RunLog
+from bad_input import Case, refusal
+from bad_input_movies import nothing, text
 
 _MANY = 40_000
 

@@ -6,10 +6,11 @@ import sys
 import warnings
 from pathlib import Path
 
+import pytest
+
 import bad_input_movies
 import bad_input_tables
 import bad_input_writing
-import pytest
 from bad_input import NOTHING_CHANGED, Case, table
 
 CASES: list[Case] = [*bad_input_movies.CASES, *bad_input_tables.CASES, *bad_input_writing.CASES]

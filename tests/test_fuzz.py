@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
-from fuzz.targets import TARGETS, feed, seeds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from fuzz.targets import TARGETS, feed, seeds
 
 FOUND = sorted((Path(__file__).parent / "fuzz" / "found").glob("*"))
 

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from small import small_config
 
 ROOT = Path(__file__).parent.parent
