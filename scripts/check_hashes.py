@@ -77,11 +77,10 @@ def main(arguments: list[str] | None = None) -> int:
             value, known = download(name, version), hashes.get((name, version), set())
             if options.write:
                 hashes[name, version] = known | {value}
+                write({key: values for key, values in hashes.items() if pins.get(key[0]) == key[1]})
             elif value not in known:
                 wrong.append(f"{name}=={version}: the archive has sha256 {value}, which is not among those known")
-    if options.write:
-        write({key: values for key, values in hashes.items() if pins.get(key[0]) == key[1]})
-    else:
+    if not options.write:
         wrong += [] if options.packages else disagreements(pins, hashes)
     for line in wrong:
         sys.stdout.write(line + "\n")

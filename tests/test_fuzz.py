@@ -1,4 +1,4 @@
-"""Readers against noise: sound files, what a fuzzer found, and mutations of both. `tests/fuzz/run.py` goes on for hours."""
+"""Readers against noise: sound files, what a fuzzer found, and damaged ones. `tests/fuzz/run.py` goes on for hours."""
 
 from pathlib import Path
 

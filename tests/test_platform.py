@@ -1,4 +1,4 @@
-"""Nothing in the product hinders another system: no fork, no shell, no fixed places; and optional parts may be missing."""
+"""Nothing hinders another system: no fork, no shell, no fixed places; and optional parts may be missing."""
 
 import ast
 import subprocess
@@ -49,7 +49,8 @@ def test_the_product_runs_anywhere_and_starts_no_shell(path: Path) -> None:
     [
         "import os\nos.fork()", "import os\nos.system('ls')", "import subprocess as s\ns.run('a', shell=True)",
         "import fcntl", "from resource import getrusage", "x = '/tmp/x'", "DataLoader(a)",
-        "get_context('fork')", "get_context()", "Popen(a, preexec_fn=f)", "DataLoader(a, multiprocessing_context='fork')",
+        "get_context('fork')", "get_context()", "Popen(a, preexec_fn=f)",
+        "DataLoader(a, multiprocessing_context='fork')",
     ],
 )  # fmt: skip
 def test_the_check_sees_what_it_looks_for(source: str) -> None:
@@ -63,7 +64,7 @@ def test_it_imports_without_its_optional_parts_and_says_what_is_missing(tmp_path
 import sys
 class Missing:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("nd2", "schedulefree", "prodigyopt", "sklearn", "atheris", "imagecodecs", "picassosr"):
+        if name.split(".")[0] in ("nd2", "schedulefree", "prodigyopt", "sklearn", "atheris", "imagecodecs"):
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Missing())
 import adaloc.cli
