@@ -10,6 +10,7 @@ positive in the first frames of a stack.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from adaloc.emitters import EmitterTable, FloatArray
 Fit = Literal["widths", "spline"]
 STEP_NM = 20.0
 _BEAD_NET_GRADIENT = 20_000.0  # far above the noise, far below a bead of 50,000 photons in focus
+_CORE_NM, _MOST_ERROR_NM = 300.0, 50.0  # where every fit must find its own beads, and how well; a wrong sign does not
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Found:
     Attributes:
         table: the localizations.
         net_gradient_N: Picasso's score of each detection.
-        misfit_N: of the two widths (`d_zcalib`, px^0.5), or the Poisson deviance per degree of freedom.
+        misfit_N: of the two widths to any depth (`d_zcalib`, px^0.5), half the Poisson deviance of a spline, or the
+            mean chi-square of a pixel for the known PSF.
     """
 
     table: EmitterTable
@@ -131,7 +134,15 @@ class Picasso:
             )  # fmt: skip
         plt.close("all")
         found = self.fit(movie, spots, Calibration(fit, box, values, 0.0)).table
-        return Calibration(fit, box, values, float(np.median(beads.z_T[found.frame] - found.z)))
+        true_z = beads.z_T[found.frame]
+        offset = (true_z - found.z)[np.abs(true_z) <= _CORE_NM]
+        z_of_zero = float(np.median(offset)) if len(offset) else math.inf
+        if not len(offset) or float(np.median(np.abs(offset - z_of_zero))) > _MOST_ERROR_NM:
+            raise SystemExit(
+                f"Picasso's calibration ({fit}, box {box}) does not give back the depth of its own beads: {len(offset)} "
+                f"were fitted within {_CORE_NM:g} nm of the focus, at {z_of_zero:.0f} nm from where they are."
+            )
+        return Calibration(fit, box, values, z_of_zero)
 
     def fit(self, movie: np.memmap[Any, Any], spots: Any, calibration: Calibration) -> Found:
         """Fits detected spots in 3D on one core."""
