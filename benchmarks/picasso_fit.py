@@ -82,7 +82,9 @@ class Picasso:
         try:
             from picasso import localize, spline, zfit
         except ImportError as error:
-            raise SystemExit(f"This benchmark compares with Picasso: pip install 'picassosr>=0.11' ({error}).") from None
+            raise SystemExit(
+                f"This benchmark compares with Picasso: pip install 'picassosr>=0.11' ({error})."
+            ) from None
         self._localize, self._spline, self._zfit = localize, spline, zfit
         self._quantum_efficiency = camera.quantum_efficiency
         self._work = work
