@@ -298,8 +298,11 @@ def main() -> None:
             rows[method_name] = row
             print(name, method_name, row, flush=True)
         results["movies"][name] = {
-            "density_per_um2": density, "num_frames": arguments.num_frames, "tuning_frames": num_tuning, "methods": rows,
-        }  # fmt: skip
+            "density_per_um2": density,
+            "num_frames": arguments.num_frames,
+            "tuning_frames": num_tuning,
+            "methods": rows,
+        }
         write_text(RESULTS, json.dumps(results, indent=2) + "\n")
     plot(results, PICTURE)
     print(markdown(results))

@@ -9,8 +9,8 @@ from typing import Any
 def markdown(results: dict[str, Any]) -> str:
     """The table of docs/against_fit.md."""
     lines = [
-        "| density /um^2 | method | Jaccard | RMSE lateral, axial nm | within 400 nm of focus: recall, RMSE | efficiency 3D "
-        "| frames/s |",
+        "| density /um^2 | method | Jaccard | RMSE lateral, axial nm | within 400 nm of focus: recall, RMSE "
+        "| efficiency 3D | frames/s |",
         "|---|---|---|---|---|---|---|",
     ]
     for movie in sorted(results["movies"].values(), key=lambda movie: movie["density_per_um2"]):
@@ -41,7 +41,8 @@ def plot(results: dict[str, Any], path: Path) -> None:
     }  # fmt: skip
     looks = {
         "adaloc": ("adaloc", "tab:blue", "o-"), "known_psf": ("fit, PSF known", "tab:green", "^--"),
-        "picasso_spline": ("Picasso, spline", "tab:orange", "s-"), "picasso_widths": ("Picasso, widths", "tab:red", "d-"),
+        "picasso_spline": ("Picasso, spline", "tab:orange", "s-"),
+        "picasso_widths": ("Picasso, widths", "tab:red", "d-"),
     }  # fmt: skip
     # Picasso sets a style of its own.
     with plt.style.context("default"):

@@ -141,7 +141,7 @@ class Picasso:
         z_of_zero = float(np.median(offset)) if len(offset) else math.inf
         if not len(offset) or float(np.median(np.abs(offset - z_of_zero))) > _MOST_ERROR_NM:
             raise SystemExit(
-                f"Picasso's calibration ({fit}, box {box}) does not give back the depth of its own beads: {len(offset)} "
+                f"Picasso's calibration ({fit}, box {box}) does not give back the z of its own beads: {len(offset)} "
                 f"were fitted within {_CORE_NM:g} nm of the focus, at {z_of_zero:.0f} nm from where they are."
             )
         return Calibration(fit, box, values, z_of_zero)
