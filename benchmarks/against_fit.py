@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from against_fit_report import markdown, plot
-from picasso_fit import STEP_NM, Beads, Calibration, Found, Picasso
+from picasso_fit import STEP_NM, Beads, Calibration, Fit, Found, Picasso
 
 from adaloc.config import Config, PupilPSFConfig, SimulationConfig
 from adaloc.config_file import load_config
@@ -60,7 +60,8 @@ SIZE_PX = 64
 TUNING_EMITTERS = 800
 MIN_PHOTONS = 250.0  # the config's data.min_photons
 INNER_Z_NM = 400.0
-BOXES = (7, 9, 13)
+PICASSO_FITS: tuple[Fit, ...] = ("widths", "spline")
+BOXES = (7, 9, 13, 17)
 SMOOTHING_PX = (0.0, 1.0)
 NET_GRADIENTS = tuple(float(g) for g in np.geomspace(1000, 16000, 9).round(-2))
 MISFIT_QUANTILES = (1.0, 0.95, 0.9, 0.8)
@@ -256,9 +257,9 @@ def main() -> None:
     assert field_map is not None
     picasso = Picasso(simulation.camera, simulation.optics.pixel_size_nm, arguments.work)
     beads = simulate_beads(simulation, MeanPupil(simulation, field_map, 33))
+    calibrations = {fit: {box: picasso.calibrate(beads, fit, box) for box in BOXES} for fit in PICASSO_FITS}
     fits: dict[str, dict[int, Calibration | MeanPupil]] = {
-        "picasso_widths": {box: picasso.calibrate(beads, "widths", box) for box in BOXES},
-        "picasso_spline": {box: picasso.calibrate(beads, "spline", box) for box in BOXES},
+        **{f"picasso_{fit}": dict(by_box) for fit, by_box in calibrations.items()},
         "known_psf": {box: MeanPupil(simulation, field_map, box) for box in BOXES},
     }
     methods = {name: FitMethod(picasso, simulation, by_box) for name, by_box in fits.items()}
@@ -266,6 +267,10 @@ def main() -> None:
         "command": "python benchmarks/against_fit.py --model MODEL --work WORK",
         "processor": platform.processor() or platform.machine(),
         "image_size_px": SIZE_PX,
+        "calibrated_reach_nm": {
+            fit: {box: calibration.reach_nm for box, calibration in by_box.items()}
+            for fit, by_box in calibrations.items()
+        },
         "movies": {},
     }
     area = field_area_um2((SIZE_PX, SIZE_PX), simulation.optics)
