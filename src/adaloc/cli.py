@@ -20,6 +20,7 @@ from adaloc.cli_camera import (
     camera_map,
     check_one_movie,
 )
+from adaloc.cli_demo import demo
 from adaloc.cli_evaluate import evaluate_app
 from adaloc.cli_files import convert, localize
 from adaloc.cli_guard import console, guarded
@@ -164,6 +165,7 @@ def diagnose(
     print(diagnose_folder(run, language, as_json=as_json, log_only=log_only))
 
 
+app.command()(demo)
 app.add_typer(monitor_app)
 app.add_typer(calibrate_app)
 app.command()(spline)
