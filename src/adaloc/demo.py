@@ -138,9 +138,7 @@ def run_demo(folder: Path, console: Console, size: DemoSize | None = None, langu
     return 0
 
 
-def plot_before_and_after(
-    movie: SimulatedSample, found: EmitterTable, truth: EmitterTable, config: Config
-) -> Figure:
+def plot_before_and_after(movie: SimulatedSample, found: EmitterTable, truth: EmitterTable, config: Config) -> Figure:
     """One frame, the mean of all frames, the localizations and the truth, at the same scale; colour is depth.
 
     Args:
@@ -189,9 +187,7 @@ def _claim(folder: Path) -> None:
 
 
 def _simulate_structure(config: Config, size: DemoSize) -> SimulatedSample:
-    simulation = config.simulation.model_copy(
-        update={"num_frames": size.movie_frames, "image_size_px": _MOVIE_SIZE_PX}
-    )
+    simulation = config.simulation.model_copy(update={"num_frames": size.movie_frames, "image_size_px": _MOVIE_SIZE_PX})
     molecules = knot_molecules(
         simulation.emitters, simulation.optics.pixel_size_nm, _MOVIE_SIZE_PX, size.movie_frames, size.num_molecules,
         numpy_stream(config.seed, Stream.EMITTERS, index=_MOVIE_INDEX),
@@ -203,9 +199,7 @@ def _simulate_structure(config: Config, size: DemoSize) -> SimulatedSample:
         )  # fmt: skip
 
 
-def _show(
-    folder: Path, config: Config, scores: Evaluation, num_found: int, seconds: float, console: Console
-) -> None:
+def _show(folder: Path, config: Config, scores: Evaluation, num_found: int, seconds: float, console: Console) -> None:
     run, movie = config.output.save_dir, find_movie(folder / "structure")
     errors = ""
     if scores.rmse_lateral_nm is not None and scores.rmse_axial_nm is not None:
