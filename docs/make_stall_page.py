@@ -159,10 +159,10 @@ It reads the log of a run, running or ended, and names causes with their numbers
 
 | where | what it means | look at |
 |---|---|---|
-| at the no-information line (5.5 by default) | nothing was learned; no learning rate cures this | the data, the machinery |
+| at the no-information line (5.5) | nothing was learned; no learning rate cures this | the data, the machinery |
 | above it, or no number | steps or targets are out of scale | collapse and scale, optimization |
 | between them, level | the rate, the network, the batch | gradients, optimization, limits |
-| training falls, validation does not | the same windows again, or learned by heart | `repeated_batch`, `train_eval_mismatch`, `overfitting` |
+| training falls alone | learned by heart, or mode | `repeated_batch`, `train_eval_mismatch`, `overfitting` |
 | near the floor | physics allows no more | `physical_limit` |
 | falling, slowly | wait: every run ends with an anneal that takes off the last part | [the strategy](strategy.md) |
 
