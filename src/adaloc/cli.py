@@ -19,7 +19,9 @@ from adaloc.cli_camera import (
     PlotOption,
     camera_map,
     check_one_movie,
+    refuse_without_movie,
 )
+from adaloc.cli_demo import demo
 from adaloc.cli_evaluate import evaluate_app
 from adaloc.cli_files import convert, localize
 from adaloc.cli_guard import console, guarded
@@ -34,7 +36,12 @@ from adaloc.config_file import load_config
 DEFAULT_CONFIG = Path("training/configs/train_config_adaptive.json")
 
 app = typer.Typer(
-    help="Trains networks that localize single molecules, and localizes with them.",
+    help="""Trains networks that localize single molecules, and localizes with them.
+
+    New here? adaloc demo shows the whole way in under three minutes. adaloc COMMAND --help has an example of each.
+
+    Exit status: 0 success, 1 failed, 2 bad usage or config, 130 interrupted.
+    """,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -45,7 +52,13 @@ LanguageOption = Annotated[str, typer.Option("--lang", help="Language of finding
 
 
 @app.callback(invoke_without_command=True)
-def _main(version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False) -> None:
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Before the command: print nothing but errors and --json.")
+    ] = False,
+) -> None:
+    console.quiet = quiet
     if version:
         print(f"adaloc {__version__}")
         raise typer.Exit
@@ -61,6 +74,7 @@ def check(
     plot: PlotOption = None,
     camera_maps: CameraMapsOption = None,
     camera_origin: CameraOriginOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --movie: print JSON.")] = False,
 ) -> None:
     """Checks the config, the environment and the data; data that cannot be learned from end it with status 1.
 
@@ -76,8 +90,9 @@ def check(
     language = _parse_language(lang)
     settings = load_config(config)
     if movie is not None:
-        check_one_movie(settings, movie, language, plot, camera_maps, camera_origin)
+        check_one_movie(settings, movie, language, plot, camera_maps, camera_origin, as_json=as_json)
         return
+    refuse_without_movie({"--json": as_json, "--plot": plot, "--camera-maps": camera_maps})
     from adaloc.checks import check_environment
     from adaloc.integrity_check import show_integrity
     from adaloc.main_job import show_checks
@@ -164,6 +179,7 @@ def diagnose(
     print(diagnose_folder(run, language, as_json=as_json, log_only=log_only))
 
 
+app.command()(demo)
 app.add_typer(monitor_app)
 app.add_typer(calibrate_app)
 app.command()(spline)

@@ -26,6 +26,16 @@ MovieOption = Annotated[Path | None, typer.Option("--movie", help="Compare this 
 PlotOption = Annotated[Path | None, typer.Option("--plot", help="With --movie: write its histograms, a PNG.")]
 
 
+def refuse_without_movie(given: dict[str, object]) -> None:
+    """Refuses options of `adaloc check` that mean something with --movie only.
+
+    Raises:
+        ConfigError: naming those that were given.
+    """
+    if named := [name for name, value in given.items() if value]:
+        raise ConfigError(f"{', '.join(named)}: only with --movie MOVIE, which compares a movie with the config.")
+
+
 def check_one_movie(
     config: Config,
     movie: Path,
@@ -33,12 +43,16 @@ def check_one_movie(
     plot: Path | None,
     camera_maps: Path | None,
     camera_origin: str | None,
+    *,
+    as_json: bool = False,
 ) -> None:
     """`adaloc check --movie`."""
     from adaloc.movie_command import show_movie_check
 
     origin = None if camera_origin is None else parse_pair(camera_origin, "--camera-origin", int)
-    show_movie_check(config, movie, language, console, plot=plot, camera_maps=camera_maps, camera_origin_px=origin)
+    show_movie_check(
+        config, movie, language, console, plot=plot, camera_maps=camera_maps, camera_origin_px=origin, as_json=as_json
+    )
 
 
 @guarded

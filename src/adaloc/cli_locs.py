@@ -24,6 +24,7 @@ PsfSigmaOption = Annotated[
     float | None,
     typer.Option(help="Sigma of the spot in focus, nm, to compute lateral uncertainties that the file lacks.", min=1),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @locs_app.command()
@@ -74,6 +75,7 @@ def group(
     sigma_nm: SigmaOption = None,
     sigma_z_nm: SigmaZOption = None,
     psf_sigma_nm: PsfSigmaOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Groups the localizations of the whole movie into molecules: position, count, first and last frame, photons.
 
@@ -89,6 +91,7 @@ def group(
         extra_sigma_nm=extra_sigma_nm,
         precision=Precision(psf_sigma_nm, sigma_nm, sigma_z_nm),
         console=console,
+        as_json=as_json,
     )
 
 
@@ -131,6 +134,7 @@ def frc(
     pixel_size_nm: PixelSizeOption = None,
     render_pixel_nm: Annotated[float, typer.Option(help="Pixel of the images, nm.", min=0.5)] = 5.0,
     blocks: Annotated[int, typer.Option(help="Blocks of frames that the halves are made of.", min=2)] = 20,
+    as_json: JsonOption = False,
 ) -> None:
     """States the resolution of the image by Fourier ring correlation.
 
@@ -145,6 +149,7 @@ def frc(
         render_pixel_nm=render_pixel_nm,
         num_blocks=blocks,
         console=console,
+        as_json=as_json,
     )
 
 

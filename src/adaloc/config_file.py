@@ -127,9 +127,10 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _existing_configs(path: Path) -> str:
-    folder = path.parent if path.parent.is_dir() else Path("training/configs")
-    found = sorted(str(p) for p in folder.glob("*.json")) if folder.is_dir() else []
-    return f"There are: {', '.join(found)}." if found else "Check the path after --config."
+    for folder in (path.parent, Path("training/configs")):
+        if found := sorted(str(p) for p in folder.glob("*.json")):
+            return f"There are: {', '.join(found)}."
+    return "Check its path."
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,10 @@ def diagnose_run(folder: Path, *, log_only: bool) -> tuple[Diagnosis, str | None
     except OSError as error:
         raise DataError(f"The log {path} cannot be read: {error.strerror or error}.") from None
     if not any(event["event"] == "start" for event in events):
-        raise DataError(f"There is no run in {folder} yet; start one with: python start_adaptive_training.py")
+        raise DataError(
+            f"There is no run in {folder} yet (no log.jsonl). Check the path, or start one with: "
+            "python start_adaptive_training.py"
+        )
     if log_only:
         return diagnose_events(events), "--log-only"
     try:

@@ -216,6 +216,8 @@ def _find_state(config: Config, resume: str | None, console: Console) -> dict[st
     if resume == "auto" and not path.exists():
         console.print(f"--resume auto: there is no {path} yet; starting a new run.", soft_wrap=True)
         return None
+    if not path.exists():
+        raise CheckpointError(f"The checkpoint {path} does not exist. Check its path, or write --resume auto.")
     if path.resolve().parent != config.output.save_dir.resolve():
         raise CheckpointError(
             f"{path} is not in output.save_dir ({config.output.save_dir}). A run goes on in its own folder: use the "

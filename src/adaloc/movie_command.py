@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +30,7 @@ def show_movie_check(
     plot: Path | None = None,
     camera_maps: Path | None = None,
     camera_origin_px: tuple[int, int] | None = None,
+    as_json: bool = False,
 ) -> MovieCheck:
     """Compares a movie with a config and shows what was found; warnings do not end the command.
 
@@ -37,6 +41,7 @@ def show_movie_check(
         console: where they go.
         plot: PNG to write, or None.
         camera_maps, camera_origin_px: of an sCMOS; see `maps_of_movie`.
+        as_json: print one JSON object, and nothing else.
 
     Raises:
         AdalocError: when a file cannot be read or written, or movie and maps do not fit.
@@ -50,7 +55,7 @@ def show_movie_check(
     frames = opened.read(first, first + count)
     pixel_nm = opened.pixel_size_nm
     opened.close()
-    if count < opened.num_frames:
+    if count < opened.num_frames and not as_json:
         console.print(f"{path}: frames {first} to {first + count - 1} of {opened.num_frames} are looked at.")
     size = (frames.shape[1], frames.shape[2])
     maps = maps_of_movie(config.simulation.camera, camera_maps, camera_origin_px, size)
@@ -59,13 +64,43 @@ def show_movie_check(
         simulation = config.simulation.model_copy(update={"camera": camera})
         config = config.model_copy(update={"simulation": simulation})
     check = check_movie(frames, config, maps, pixel_nm)
-    _show(check, path, language, console)
+    if as_json:
+        print(json.dumps(_as_json(check, path, language, plot), indent=2, ensure_ascii=False))
+    else:
+        _show(check, path, language, console)
     if plot is not None:
         from adaloc.monitor.movie_plot import write_movie_plot
 
         write_movie_plot(plot, check, f"{path.name}: {len(check.frame_ix_T)} of {check.num_frames} frames")
-        console.print(f"  {plot}", soft_wrap=True, highlight=False)
+        if not as_json:
+            console.print(f"  {plot}", soft_wrap=True, highlight=False)
     return check
+
+
+def _as_json(check: MovieCheck, path: Path, language: Language, plot: Path | None) -> dict[str, Any]:
+    def known(value: float | str) -> float | str | None:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return {
+        "movie": str(path),
+        "num_frames": check.num_frames,
+        "size_px": list(check.size_px),
+        "num_frames_looked_at": len(check.frame_ix_T),
+        "fits": not check.findings,
+        "measured": {
+            row.name: {"movie": known(row.movie), "config": known(row.config), "is_off": row.is_off}
+            for row in check.rows
+        },
+        "findings": [
+            {
+                "cause": finding.cause,
+                "evidence": {name: known(value) for name, value in finding.evidence.items()},
+                "text": describe(finding, language),
+            }
+            for finding in check.findings
+        ],
+        "plot": None if plot is None else str(plot),
+    }
 
 
 def _show(check: MovieCheck, path: Path, language: Language, console: Console) -> None:

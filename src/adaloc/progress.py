@@ -23,6 +23,7 @@ class ProgressLine:
         self._begin_done = done
         self._begin = time.monotonic()
         self._last_line = 0.0
+        self._last_shown = 0
         self._done = done or 0
         self._task: TaskID | None = None
         self._bar: Progress | None = None
@@ -49,7 +50,7 @@ class ProgressLine:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self._done and kind is None:
+        elif self._done != self._last_shown and kind is None:
             self._print_line("")
 
     def update(self, done: int, text: str = "") -> None:
@@ -77,3 +78,4 @@ class ProgressLine:
             f"{self._name} {self._done}/{self._total} {self._unit}, {rate:.3g}/s{left}{detail}", soft_wrap=True
         )
         self._last_line = time.monotonic()
+        self._last_shown = self._done

@@ -80,7 +80,7 @@ def read_movie(path: Path) -> npt.NDArray[Any]:
         DataError: when the file is missing, is no TIFF, is cut off, or is not a stack of grey frames.
     """
     if not path.is_file():
-        raise DataError(f"The movie {path} does not exist.")
+        raise DataError(f"The movie {path} does not exist. Check its path.")
     with open_tiff(path) as tiff:
         if "S" in tiff.series[0].axes:
             raise DataError(f"The movie {path} is in colour; expected grey frames (T, H, W).")

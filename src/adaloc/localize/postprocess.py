@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -91,8 +92,11 @@ def group_file(
     extra_sigma_nm: float,
     precision: Precision,
     console: Console,
+    as_json: bool = False,
 ) -> None:
     """Groups the localizations of the movie into molecules and writes the table of them.
+
+    With `as_json` one JSON object is printed instead of sentences.
 
     Raises:
         AdalocError: when a file cannot be read or written, or uncertainties are missing.
@@ -103,25 +107,40 @@ def group_file(
     table = _with_uncertainties(file, precision, needed=True, use_z=use_z)
     molecules = group(table, pixel_size_nm=file.pixel_size_nm, use_z=use_z, extra_sigma_nm=extra_sigma_nm)
     write_combined(out, molecules, file)
-    console.print(f"{len(table)} localizations are {len(molecules)} molecules. {_counts(molecules)}", soft_wrap=True)
     spread = reduced_chi_square(table, molecules, file.pixel_size_nm, use_z)
+    warning = _judge_spread(spread)
+    if as_json:
+        facts = {
+            "num_localizations": len(table),
+            "num_molecules": len(molecules),
+            "median_localizations": float(np.median(molecules.count)) if len(molecules) else None,
+            "largest_localizations": int(molecules.count.max()) if len(molecules) else None,
+            "spread_over_uncertainty": spread,
+            "warnings": [warning] if warning else [],
+            "file": str(out),
+        }
+        print(json.dumps(facts, indent=2))
+        return
+    console.print(f"{len(table)} localizations are {len(molecules)} molecules. {_counts(molecules)}", soft_wrap=True)
     if spread is not None:
         console.print(
             f"Spread around the molecules over that of the stated uncertainties: {spread:.2f} (1 where they are right)",
             soft_wrap=True,
         )
-        if spread > _TOO_WIDE:
-            console.print(
-                "[yellow]Warning:[/yellow] the uncertainties are stated too small, and molecules are in pieces. "
-                "Correct the drift first, or add to them with --extra-sigma-nm.",
-                soft_wrap=True,
-            )
-        elif spread < _TOO_NARROW:
-            console.print(
-                "[yellow]Warning:[/yellow] the uncertainties are stated too large: near neighbours may be joined.",
-                soft_wrap=True,
-            )
+    if warning:
+        console.print(f"[yellow]Warning:[/yellow] {warning}", soft_wrap=True)
     console.print(f"  {out}", soft_wrap=True)
+
+
+def _judge_spread(spread: float | None) -> str:
+    if spread is not None and spread > _TOO_WIDE:
+        return (
+            "the uncertainties are stated too small, and molecules are in pieces. Correct the drift first, or add to "
+            "them with --extra-sigma-nm."
+        )
+    if spread is not None and spread < _TOO_NARROW:
+        return "the uncertainties are stated too large: near neighbours may be joined."
+    return ""
 
 
 def drift_file(
@@ -172,8 +191,11 @@ def frc_file(
     render_pixel_nm: float,
     num_blocks: int,
     console: Console,
+    as_json: bool = False,
 ) -> None:
     """States the resolution by Fourier ring correlation; writes curve (.csv) and plot (.png) when asked.
+
+    With `as_json` one JSON object is printed instead of sentences.
 
     Raises:
         AdalocError: when a file cannot be read or written, or there are too few localizations.
@@ -184,18 +206,32 @@ def frc_file(
     curve = fourier_ring_correlation(
         file.table, pixel_size_nm=file.pixel_size_nm, render_pixel_nm=render_pixel_nm, num_blocks=num_blocks
     )
+    files = [] if out is None else [out.with_suffix(".csv"), out.with_suffix(".png")]
+    if files:
+        write_ring_correlation(files[0], curve)
+        save_png(plot_ring_correlation(curve), files[1])
+    reason = ""
     if curve.resolution_nm is None:
         above = curve.smoothed[0] >= 1 / 7
         reason = (
             "stays above 1/7: choose smaller pixels" if above else "is below 1/7 from the start: nothing is resolved"
         )
+    if as_json:
+        facts = {
+            "frc_resolution_nm": curve.resolution_nm,
+            "threshold": 1 / 7,
+            "no_resolution_because": f"the curve {reason}" if reason else None,
+            "num_localizations": len(file.table),
+            "files": [str(path) for path in files],
+        }
+        print(json.dumps(facts, indent=2))
+        return
+    if curve.resolution_nm is None:
         console.print(f"No resolution: the curve {reason}.")
     else:
         console.print(f"FRC resolution: {curve.resolution_nm:.1f} nm (threshold 1/7)")
-    if out is not None:
-        write_ring_correlation(out.with_suffix(".csv"), curve)
-        save_png(plot_ring_correlation(curve), out.with_suffix(".png"))
-        console.print(f"  {out.with_suffix('.csv')}\n  {out.with_suffix('.png')}", soft_wrap=True)
+    for path in files:
+        console.print(f"  {path}", soft_wrap=True)
 
 
 def render_file(

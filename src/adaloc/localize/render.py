@@ -81,7 +81,7 @@ def colored(drawn: Planes, z_limits_nm: tuple[float, float]) -> RGBArray:
     """Brightness and colour of planes, as `render` describes them; without depth the limits mean nothing."""
     low, high = z_limits_nm
     white = _white_level(drawn)
-    palette = _density_palette() if drawn.depth_nm is None else _depth_palette()
+    palette = _density_palette() if drawn.depth_nm is None else depth_palette()
     rgb = np.empty((*drawn.density.shape, 3), np.uint8)
     height = max(1, _STRIP_PX // drawn.density.shape[1])
     for start in range(0, len(rgb), height):
@@ -177,7 +177,7 @@ def _density_palette() -> RGBArray:
     return palette
 
 
-def _depth_palette() -> npt.NDArray[np.float32]:
+def depth_palette() -> npt.NDArray[np.float32]:
     """(256, 3), 0 to 255: hues from blue over green to red at equal lightness and chroma in OKLCH (Ottosson 2020).
 
     Equal steps of hue at equal lightness are equal steps to the eye, and leave brightness to the density.
@@ -233,7 +233,7 @@ def _draw_scale_bar(image: Image.Image, render_pixel_nm: float) -> None:
 
 def _draw_depth_key(image: Image.Image, z_limits_nm: tuple[float, float]) -> None:
     margin, thick = _line_widths(image)
-    strip = np.round(_depth_palette()).astype(np.uint8)[None].repeat(2 * thick, axis=0)
+    strip = np.round(depth_palette()).astype(np.uint8)[None].repeat(2 * thick, axis=0)
     key = Image.fromarray(strip).resize((image.width // 4, 2 * thick))
     image.paste(key, (margin, margin))
     label = f"z {z_limits_nm[0]:.0f} to {z_limits_nm[1]:.0f} nm"

@@ -138,7 +138,9 @@ def load_tensors(path: Path) -> dict[str, Any]:
         CheckpointError: when the file is missing, broken, or holds something else.
     """
     if not path.is_file():
-        raise CheckpointError(f"The file {path} does not exist.")
+        raise CheckpointError(
+            f"The file {path} does not exist. Check its path; a training writes best_model.pth into its run folder."
+        )
     _refuse_other_archives(path)
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
@@ -147,8 +149,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
             f"{path} is broken, or holds more than tensors and plain values, and is not loaded: such a file could "
             "execute code."
         ) from None
-    except (RuntimeError, EOFError, BadZipFile, OSError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path} cannot be read; it may be cut off: {first_line(error)}") from None
+    except Exception as error:  # torch takes foreign bytes for an old format, and stumbles over them in any way
+        raise CheckpointError(f"{path} cannot be read; it may be cut off, or no model: {first_line(error)}") from None
     if not isinstance(contents, dict):
         raise CheckpointError(f"{path} is not a file of adaloc.")
     return contents

@@ -165,7 +165,10 @@ def load_run(folder: Path) -> Run:
     except OSError as error:
         raise DataError(f"The log {path} cannot be read: {error.strerror or error}.") from None
     if not any(event["event"] == "start" for event in events):
-        raise DataError(f"There is no run in {folder} yet; start one with: python start_adaptive_training.py")
+        raise DataError(
+            f"There is no run in {folder} yet (no log.jsonl). Check the path, or start one with: "
+            "python start_adaptive_training.py"
+        )
     return make_run(folder, events, num_resumes, _read_config(folder / CONFIG_FILE))
 
 

@@ -176,7 +176,7 @@ def _read_array(path: Path) -> FloatArray:
     try:
         arrays = _all_arrays(path)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise DataError(f"The aberration map {path} cannot be read: {error}") from None
+        raise DataError(f"The aberration map {path} cannot be read: {error}. Export it again.") from None
     for name in ("aber_map", "res/zernike_map", "zernike_map"):
         if name in arrays:
             return np.asarray(arrays[name], dtype=np.float64)

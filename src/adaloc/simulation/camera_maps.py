@@ -201,6 +201,8 @@ def from_storm_analysis(
     Raises:
         DataError: when it is not such a file.
     """
+    if not path.is_file():
+        raise DataError(f"The calibration {path} does not exist. Check its path.")
     try:
         with warnings.catch_warnings():  # numpy says of a file from Python 2 that it took longer to read
             warnings.simplefilter("ignore", UserWarning)

@@ -60,10 +60,12 @@ def simulate_sample(
     seed: int,
     index: int,
     device: torch.device | None = None,
+    molecules: Molecules | None = None,
 ) -> SimulatedSample:
     """Sample number `index` of a data set: a function of its arguments alone.
 
     With a field map or camera maps larger than the sample, the sample lies at a random place in them.
+    `molecules` are those of a known structure, instead of those that the config's density draws.
 
     Raises:
         DataError: when the camera maps cannot be read, or are smaller than the sample.
@@ -72,7 +74,8 @@ def simulate_sample(
     size = config.image_size_px
     rng = numpy_stream(seed, Stream.EMITTERS, index=index)
     area = field_area_um2((size, size), config.optics)
-    molecules = draw_molecules(config.emitters, config.num_frames, (size, size), area, rng)
+    if molecules is None:
+        molecules = draw_molecules(config.emitters, config.num_frames, (size, size), area, rng)
     emitters = emissions(molecules, config.num_frames)
     phase = magnitude = None
     if field_map is not None:

@@ -262,10 +262,15 @@ def describe_evidence(finding: Finding, language: Language = "en") -> str:
     """The numbers of a finding with what they are; a number without words has its name."""
     at, parts = _index(language), []
     for name, value in finding.evidence.items():
-        label = _NUMBERS.get(name, (name, name))[at]
+        label = describe_number(name, language)
         shown = f"{value:.3g}" if isinstance(value, int | float) else (_TRENDS.get(value, value) if at else value)
         parts.append(f"{label} {shown}")
     return ("; " if at == 0 else "；").join(parts)
+
+
+def describe_number(name: str, language: Language = "en") -> str:
+    """What a number of the evidence is, in words; a number without words has its name."""
+    return _NUMBERS.get(name, (name, name))[_index(language)]
 
 
 def _index(language: Language) -> int:
