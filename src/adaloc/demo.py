@@ -150,7 +150,7 @@ def plot_before_and_after(movie: SimulatedSample, found: EmitterTable, truth: Em
     camera, pixel_size = config.simulation.camera, config.simulation.optics.pixel_size_nm
     photons_THW = to_photons(torch.from_numpy(movie.frames_THW.astype(np.float32)), camera).numpy()
     one = photons_THW[len(photons_THW) // 2]
-    figure = Figure(figsize=(12.2, 3.7), layout="constrained")
+    figure = Figure(figsize=(12.2, 3.3), layout="constrained")
     axes = figure.subplots(1, 4)
     side_um = _MOVIE_SIZE_PX * np.array([pixel_size.x, pixel_size.y]) / 1000
     extent = (0.0, float(side_um[0]), float(side_um[1]), 0.0)
@@ -161,7 +161,7 @@ def plot_before_and_after(movie: SimulatedSample, found: EmitterTable, truth: Em
     axes[0].plot([side_um[0] - 1.3, side_um[0] - 0.3], [side_um[1] - 0.3] * 2, color="white", lw=3)
     axes[0].text(side_um[0] - 0.8, side_um[1] - 0.4, "1 µm", color="white", ha="center", va="bottom")
     depth = ScalarMappable(Normalize(*_DEPTH_LIMITS_NM), ListedColormap(depth_palette() / 255))
-    figure.colorbar(depth, ax=axes[3], label="z (nm)")
+    figure.colorbar(depth, ax=axes[3], label="z (nm)", shrink=0.72)
     return figure
 
 
