@@ -18,13 +18,13 @@ from adaloc.config import CHANNELS, Config
 from adaloc.data.targets import encode_targets
 from adaloc.data.windows import Sample, load_samples, measure_training_scaling, split_samples, validation_batches
 from adaloc.models.losses import ChannelLoss, make_loss
-from adaloc.monitor.advice import verdict
 from adaloc.monitor.analysis import analyse, captured_percent
 from adaloc.monitor.live import plain_view
 from adaloc.monitor.log import load_run
 from adaloc.monitor.plots import plot_curves
 from adaloc.monitor.report import html_report, text_report
 from adaloc.monitor.summary import build_summary
+from adaloc.monitor.verdict import verdict
 from adaloc.simulation.crlb import JointInformation
 from adaloc.training import floor as floor_module
 from adaloc.training.checkpoint import LATEST, load_checkpoint
@@ -352,7 +352,7 @@ def test_a_known_floor_stands_everywhere(tmp_path: Path) -> None:
     captured = 100 * (5.5 - analyse(run).best_loss) / (5.5 - 0.45)
     words = f"captures {captured:.1f} % of the information"
     assert words in verdict(run)
-    for text in (verdict(run), text_report(run), html_report(run, None), plain_view(run)):
+    for text in (verdict(run), text_report(run), html_report(run), plain_view(run)):
         assert words in text
         assert "0.45" in text
     summary = build_summary(run)
@@ -370,7 +370,7 @@ def test_an_unknown_floor_is_said_in_words(tmp_path: Path, start: dict[str, Any]
     write_run(tmp_path, falling, 60, start=start)
     run = load_run(tmp_path)
     reason = start.get("floor_unknown_because", "the log does not say it")
-    for text in (text_report(run), html_report(run, None), plain_view(run)):
+    for text in (text_report(run), html_report(run), plain_view(run)):
         assert "unknown" in text
         assert reason in text
     assert "explains" in verdict(run)

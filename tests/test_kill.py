@@ -112,7 +112,8 @@ def test_a_schedulers_warning_to_the_whole_group_saves_and_asks_for_a_new_start(
     assert process.returncode == 75, said
     assert "--resume auto" in said
     assert (tmp_path / "run" / "latest_checkpoint.pth").exists()
-    assert json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["status"] == "interrupted"
+    events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    assert [event["status"] for event in events if event["event"] == "end"] == ["interrupted"]
 
 
 def test_a_second_trainer_on_a_run_folder_is_refused(tmp_path: Path) -> None:

@@ -217,3 +217,16 @@ def test_weights_of_a_model_without_sigmas_are_refused_by_one_with_them(tmp_path
     torch.save(contents, path)
     with pytest.raises(CheckpointError, match="another network"):
         load_model(path)
+
+
+def test_flat_data_have_no_axial_uncertainty(tmp_path: Path) -> None:
+    psf = {"type": "gaussian", "sigma_x_nm": 120, "sigma_y_nm": 120, "depth_nm": None, "roi_size_px": 9}
+    flat = {"psf": psf, "emitters": {"z_min_nm": 0, "z_max_nm": 0}}
+    config = small_data(tmp_path, simulation=flat, training={"mixture_weight": 0.1})
+    samples = load_data(config, Console(quiet=True))
+    run = setup(config, *samples, with_floor=False)
+    assert fit(run, Hooks()) == "finished"
+    table = localize_frames(run.model, samples[1][0].frames_THW, threshold=0.01)
+    assert len(table) > 0
+    assert table.x_sigma is not None
+    assert table.z_sigma is None

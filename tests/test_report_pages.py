@@ -20,8 +20,10 @@ import pytest
 from typer.testing import CliRunner
 
 from adaloc.cli import app
-from adaloc.config import Config
+from adaloc.config import Config, PixelSize
+from adaloc.emitters import EmitterTable
 from adaloc.errors import AdalocError, DataError
+from adaloc.evaluation.metrics import Scored
 from adaloc.monitor.axes import Scale, linear_ticks, log_ticks
 from adaloc.monitor.chart import Chart, Curve, draw, thinned
 from adaloc.monitor.chinese import CHINESE
@@ -32,6 +34,7 @@ from adaloc.monitor.report import html_report, text_report, write_report
 from adaloc.monitor.serve import make_server
 from adaloc.monitor.validation_file import VALIDATION_FILE, Validation, read_validation, write_validation
 from adaloc.monitor.verdict import verdict
+from adaloc.validation_pictures import uncertainty
 from monitor_runs import write_epoch, write_realistic_run, write_run, write_start
 
 MONITOR = Path(__file__).parents[1] / "src" / "adaloc" / "monitor"
@@ -49,6 +52,7 @@ def validation() -> Validation:
         {
             "pixel_size_nm": {"x": 100, "y": 100}, "num_frames": 10, "num_emitters": 30, "num_localizations": 25,
             "frames": [{**frame, "rank": "best"}, {**frame, "rank": "worst"}], "sub_pixel": {"x": axis, "y": axis},
+            "uncertainty": {"x": {"counts": [3] * 32, "spread": 1.4, "within_one": 0.5}},
             "psf": {"z_nm": [0.0], "num": [9], "measured": [image], "model": [image], "correlation": [1.0]},
             "camera": {"mean_adu": [100.0, 200.0], "variance_adu2": [3.0, 203.0], "expected_adu2": [2.0, 202.0],
                        "slope_adu": 2.0, "slope_sigma": 0.1, "expected_slope_adu": 2.0},
@@ -166,9 +170,32 @@ def test_the_report_is_small_and_has_every_section(tmp_path: Path) -> None:
     page = path.read_text()
     assert page.count('<svg class="frame"') == 2
     for question in ("Which channel lags behind?", "Do the molecules look like the PSF", "Is the noise of the frames",
-                     "Do localizations prefer places", "Is the machine kept busy?"):  # fmt: skip
+                     "Do localizations prefer places", "Are the predicted uncertainties right?", "They are too small",
+                     "Is the machine kept busy?"):  # fmt: skip
         assert question in page
     assert "RMSE over CRLB: the data do not say" in page
+
+
+def test_errors_drawn_from_their_uncertainties_have_a_spread_of_one() -> None:
+    rng = np.random.default_rng(0)
+    num = 20_000
+    sigma_px, sigma_z = rng.uniform(0.05, 0.5, num), rng.uniform(10, 80, num)
+    found = EmitterTable(
+        frame=np.arange(num), x=np.zeros(num), y=np.zeros(num), z=np.zeros(num), photons=np.ones(num),
+        x_sigma=sigma_px, y_sigma=2 * sigma_px, z_sigma=sigma_z,
+    )  # fmt: skip
+    rows, none = rng.permutation(num), np.empty(0, np.int64)
+    scored = Scored(
+        rows, np.arange(num), none, none, dx_nm=(110 * sigma_px * rng.normal(size=num))[rows],
+        dy_nm=(90 * sigma_px * rng.normal(size=num))[rows], dz_nm=(sigma_z * rng.normal(size=num))[rows],
+    )  # fmt: skip
+    axes = uncertainty(found, scored, PixelSize(x=110, y=90))
+    assert axes["x"].spread == pytest.approx(1, abs=0.02)
+    assert axes["y"].spread == pytest.approx(0.5, abs=0.01)
+    assert axes["z"].within_one == pytest.approx(0.683, abs=0.015)
+    assert sum(axes["x"].counts) == num
+    plain = found.with_columns(x_sigma=None, y_sigma=None, z_sigma=None)
+    assert uncertainty(plain, scored, PixelSize(x=90, y=90)) == {}
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"format": "other"}', "[1]"])

@@ -14,7 +14,8 @@ from typing import Literal
 
 from adaloc.config import Config
 from adaloc.data.generate import holds_other_files, is_complete, read_description
-from adaloc.data.sample_folder import find_movie, list_samples, open_tiff
+from adaloc.data.sample_folder import find_movie, list_samples
+from adaloc.data.tiff_file import open_tiff
 from adaloc.errors import AdalocError
 from adaloc.models.device import choose_device, describe_device, use_bfloat16
 

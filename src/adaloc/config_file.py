@@ -11,10 +11,12 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from adaloc.bounds import read_text
 from adaloc.config import Config, PSFConfig
-from adaloc.errors import ConfigError
+from adaloc.errors import ConfigError, DataError
 
 _PSF_TYPES = tuple(get_args(m.model_fields["type"].annotation)[0] for m in get_args(get_args(PSFConfig)[0]))
+_MOST_BYTES = 16 * 2**20
 _STRING_OR_COMMENT = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*')
 
 
@@ -43,10 +45,12 @@ def read_json(path: Path, what: str) -> Any:
         ConfigError: when it is missing or no JSON, or names a key twice in a section.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, _MOST_BYTES, what, encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"The {what} {path} does not exist. {_existing_configs(path)}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    except (OSError, ValueError) as error:  # ValueError: no text, or a path with a null character
         raise ConfigError(f"The {what} {path} cannot be read: {error}") from None
     try:
         return json.loads(strip_comments(text), object_pairs_hook=_without_duplicates)

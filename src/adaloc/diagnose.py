@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from adaloc.bounds import read_text
 from adaloc.config import Config
 from adaloc.config_file import parse_config
 from adaloc.data.windows import check_sizes, load_samples, split_samples
@@ -78,8 +79,8 @@ def _probe(folder: Path) -> dict[str, Any]:
 def _config_of(folder: Path) -> Config:
     path = folder / "config.json"
     try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        contents = json.loads(read_text(path, 16 * 2**20, "config"))
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read ({error}).") from None
     config = parse_config(contents, str(path))
     # The folder may have been moved since.

@@ -164,6 +164,7 @@ def _train_prepared(
         on_start=lambda: run.log.write("integrity", **integrity),
         on_diagnosis=lambda diagnosis: _after_diagnosis(run, line, alerts, diagnosis),
         on_cure=lambda epoch, cure: line.say(describe_cure(epoch, cure)),
+        on_skip=lambda *skipped: line.say(_describe_skip(*skipped)),
         force=force,
     )
     with line, told_of_failure(alerts, run.log, lambda: run.epoch, line.say):
@@ -320,6 +321,11 @@ def _after_diagnosis(run: Run, line: ProgressLine, alerts: Alerts, diagnosis: Di
 
 def _describe_epoch(record: dict[str, Any]) -> str:
     return f"loss {record['train_loss']:.3f}, validation {record['val_loss']:.3f}, rate {record['lr']:.1e}"
+
+
+def _describe_skip(epoch: int, step: int, in_a_row: int) -> str:
+    again = "" if in_a_row == 1 else f" ({in_a_row} in a row)"
+    return f"epoch {epoch}: step {step} left out{again}: its gradient is not a number; the weights stay as they were"
 
 
 def _say_decision(line: ProgressLine, epoch: int, decision: Decision, before: float, after: float) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from adaloc.config import Config, SimulationConfig
+from adaloc.config import Config, PixelSize, SimulationConfig
 from adaloc.data.movie_measure import measure_movie
 from adaloc.data.movie_reference import expected_variance, slope_of
 from adaloc.data.windows import Sample
@@ -19,11 +19,13 @@ from adaloc.emitters import EmitterTable, FloatArray, IntArray
 from adaloc.evaluation.metrics import Scored
 from adaloc.localize.pixel_grid import pixel_grid_bias
 from adaloc.monitor.validation_file import (
+    SIGMA_RANGE,
     CameraCheck,
     Pixel,
     Points,
     PSFCheck,
     ScoredFrame,
+    SigmaAxis,
     SubPixelAxis,
     Validation,
 )
@@ -34,6 +36,7 @@ _NUM_FRAMES = 4  # best ones, and as many worst ones
 _LEAST_EMITTERS = 3  # a frame with fewer is right or wrong by chance
 _LARGEST_SIDE_PX = 64
 _NUM_BINS = 20
+_NUM_SIGMA_BINS = 32
 _ROI_HALF_PX = 7
 _ALONE_PX = 2 * _ROI_HALF_PX - 3  # a neighbour further off reaches a corner at most
 _MOST_EMITTERS = 600
@@ -85,6 +88,7 @@ def describe_validation(
         num_localizations=len(scored.localization) + len(scored.false_positive),
         frames=best_and_worst(samples, localizations, truth, scored, config),
         sub_pixel={} if len(localizations) == 0 else sub_pixel(localizations, asked),
+        uncertainty=uncertainty(localizations, scored, config.simulation.optics.pixel_size_nm),
         psf=psf,
         camera=camera,
         unknown_because=unknown,
@@ -164,6 +168,29 @@ def sub_pixel(localizations: EmitterTable, truth: EmitterTable) -> dict[Literal[
             counts=_within_pixel(values), truth_counts=_within_pixel(true),
             amplitude=bias.amplitude, peak_px=bias.peak_px, p_value=bias.p_value,
         )  # fmt: skip
+    return found
+
+
+def uncertainty(
+    localizations: EmitterTable, scored: Scored, pixel_size_nm: PixelSize
+) -> dict[Literal["x", "y", "z"], SigmaAxis]:
+    """Errors of the pairs over what the model says of them; empty without uncertainties or pairs."""
+    found: dict[Literal["x", "y", "z"], SigmaAxis] = {}
+    axes: tuple[tuple[Literal["x", "y", "z"], FloatArray | None, FloatArray | None, float], ...] = (
+        ("x", localizations.x_sigma, scored.dx_nm, pixel_size_nm.x),
+        ("y", localizations.y_sigma, scored.dy_nm, pixel_size_nm.y),
+        ("z", localizations.z_sigma, scored.dz_nm, 1.0),
+    )
+    for axis, sigma, error_nm, unit_nm in axes:
+        if sigma is None or error_nm is None or len(error_nm) == 0:
+            continue
+        ratio = error_nm / (sigma[scored.localization] * unit_nm)
+        shown = ratio.clip(-SIGMA_RANGE, SIGMA_RANGE)
+        found[axis] = SigmaAxis(
+            counts=np.histogram(shown, bins=_NUM_SIGMA_BINS, range=(-SIGMA_RANGE, SIGMA_RANGE))[0].tolist(),
+            spread=float(ratio.std()),
+            within_one=float((np.abs(ratio) < 1).mean()),
+        )
     return found
 
 

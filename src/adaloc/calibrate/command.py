@@ -10,7 +10,7 @@ from rich.console import Console
 
 from adaloc.calibrate.plots import write_calibration_page
 from adaloc.calibrate.recipe import BeadStack, Calibration, Recipe, calibrate
-from adaloc.data.sample_folder import open_tiff
+from adaloc.data.tiff_file import open_tiff, read_frames
 from adaloc.emitters import FloatArray
 from adaloc.errors import DataError
 from adaloc.simulation.psf_file import PSFFile, write_psf_file
@@ -25,7 +25,7 @@ def read_stack(path: Path, baseline_adu: float, gain_e_per_adu: float) -> BeadSt
     if not path.is_file():
         raise DataError(f"The stack {path} does not exist. Check the path.")
     with open_tiff(path) as tiff:
-        adu = tiff.asarray()
+        adu = read_frames(tiff, path)
     adu = np.squeeze(adu)
     if adu.ndim != 3:
         raise DataError(

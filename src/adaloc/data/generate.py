@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from adaloc import __version__
+from adaloc.bounds import read_text
 from adaloc.config import Config, PupilPSFConfig, SimulationConfig
 from adaloc.data.sample_folder import list_samples, write_sample
 from adaloc.errors import ConfigError, DataError
@@ -30,6 +31,7 @@ CAMERA_MAPS_FILE = "camera_maps.h5"
 _FIELD_SIZE_PX = 256
 """Side of the field that a random map covers; each sample lies at a random place in it."""
 _FORMAT_VERSION = 1
+_MOST_DESCRIPTION_BYTES = 16 * 2**20
 _DEPTH_TOLERANCE_NM = 0.1  # rounding of a range that was typed
 
 
@@ -56,10 +58,10 @@ def read_description(root: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = json.loads(read_text(path, _MOST_DESCRIPTION_BYTES, "description of a data set"))
         if not isinstance(description, dict) or not isinstance(description.get("simulation"), dict):
             raise ValueError("it has no section 'simulation'")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise DataError(f"{path} is broken ({error}). Delete {root} and simulate again.") from None
     return description
 

@@ -9,10 +9,7 @@ centre of the first pixel and z is in nm. The half pixel is taken off on reading
 
 from __future__ import annotations
 
-import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -23,9 +20,11 @@ import numpy.typing as npt
 import tifffile
 
 from adaloc.config import CameraConfig, OpticsConfig, PixelSize
+from adaloc.data.tiff_file import open_tiff, read_frames
 from adaloc.emitters import EmitterTable, FloatArray
 from adaloc.errors import AdalocError, DataError
 from adaloc.files import describe_write_failure
+from adaloc.hdf5_file import member, read_numbers
 from adaloc.simulation.background import BackgroundShape
 from adaloc.simulation.camera_maps import CameraMaps, maps_of
 from adaloc.simulation.frames import SimulatedSample
@@ -85,7 +84,7 @@ def read_movie(path: Path) -> npt.NDArray[Any]:
     with open_tiff(path) as tiff:
         if "S" in tiff.series[0].axes:
             raise DataError(f"The movie {path} is in colour; expected grey frames (T, H, W).")
-        frames = tiff.asarray()
+        frames = read_frames(tiff, path)
     if frames.ndim == 2:
         frames = frames[None]
     if frames.ndim != 3 or frames.shape[0] == 0 or frames.dtype.kind not in "uif":
@@ -97,51 +96,6 @@ def read_movie(path: Path) -> npt.NDArray[Any]:
             "(counted from 0). Export it again, or remove these frames."
         )
     return np.asarray(frames)
-
-
-@contextmanager
-def open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
-    """Opens a TIFF; everything that is wrong with it, also what tifffile only logs, is one kind of error.
-
-    Raises:
-        DataError: when it is no TIFF, cut off, or compressed in a way that cannot be read.
-    """
-    logger, complaints = logging.getLogger("tifffile"), _Complaints()
-    logger.addHandler(complaints)
-    propagate, logger.propagate = logger.propagate, False
-    level, is_disabled = logger.level, logger.disabled
-    logger.setLevel(logging.ERROR)  # other packages turn it off, Picasso among them
-    logger.disabled = False
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            yield tiff
-        if complaints.messages:
-            raise ValueError(complaints.messages[0])
-    except (DataError, MemoryError):
-        raise
-    except Exception as error:
-        # tifffile raises many kinds of errors on broken files; each means the same here.
-        if "imagecodecs" in str(error):
-            raise DataError(f"The movie {path} is compressed in a way that needs more: save it uncompressed.") from None
-        raise DataError(
-            f"The movie {path} cannot be read; it may be cut off or not a TIFF: {error}. Copy or simulate it again."
-        ) from None
-    finally:
-        logger.propagate = propagate
-        logger.setLevel(level)
-        logger.disabled = is_disabled
-        logger.removeHandler(complaints)
-
-
-class _Complaints(logging.Handler):
-    """Collects errors; a TIFF that is cut off is one to tifffile's log, which then reads what is left."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.messages: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(record.getMessage())
 
 
 def read_emitters(folder: Path) -> EmitterTable:
@@ -349,13 +303,13 @@ def _read_datasets(path: Path, dimensions: dict[str, int]) -> dict[str, FloatArr
         with h5py.File(path, "r") as file:
             result: dict[str, FloatArray | None] = {}
             for name, ndim in dimensions.items():
-                dataset = file.get(name)
+                dataset = member(file, name)
                 if dataset is None:
                     result[name] = None
                     continue
                 if not isinstance(dataset, h5py.Dataset) or dataset.ndim != ndim or dataset.dtype.kind not in "uif":
                     raise DataError(f"{path}: {name} is not a numeric array of {ndim} dimensions.")
-                result[name] = np.asarray(dataset, dtype=np.float64)
+                result[name] = read_numbers(dataset).astype(np.float64)
             return result
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise DataError(f"{path} cannot be read as HDF5; it may be cut off: {error}") from None

@@ -6,6 +6,7 @@ the sum of the channel weights, whatever the data (DESIGN: loss in information u
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -65,6 +66,20 @@ class Scaling:
             channels.append(positive_sigma(outputs_BKHW[:, SIGMAS]) * unit[:4])
         return torch.cat(channels, dim=1)
 
+    def require_usable(self) -> None:
+        """Refuses numbers that no data have.
+
+        Raises:
+            ValueError: naming them.
+            TypeError: when they are no numbers.
+        """
+        columns = (self.mean, self.std, self.median, self.mean_deviation)
+        numbers = (self.input_mean, self.input_std, self.prior, *(v for column in columns for v in column))
+        if not all(math.isfinite(number) for number in numbers) or {len(column) for column in columns} != {5}:
+            raise ValueError("it must hold finite numbers, five of each target statistic")
+        if not 0 < self.prior < 1 or self.input_std <= 0 or min(*self.std, *self.mean_deviation) < 0:
+            raise ValueError(f"prior {self.prior}, input_std {self.input_std}: out of range")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain containers."""
         return asdict(self)
@@ -78,8 +93,10 @@ class Scaling:
         """
         try:
             plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in values.items()}
-            return Scaling(**plain)
-        except TypeError as error:
+            scaling = Scaling(**plain)
+            scaling.require_usable()
+            return scaling
+        except (TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"The model's scaling cannot be read: {error}") from None
 
     def _columns(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,6 +13,7 @@ import numpy as np
 from adaloc.config import PixelSize
 from adaloc.emitters import FloatArray
 from adaloc.errors import DataError
+from adaloc.hdf5_file import attribute, dataset, member, read_numbers
 
 MATLAB_HDF5_START = b"MATLAB 7.3 MAT-file"
 RAPIDSTORM_START = b"# <localizations"
@@ -57,11 +58,12 @@ def decode_columns(path: Path, file: h5py.File) -> ForeignColumns:
     Raises:
         DataError: when needed datasets are missing or of the wrong shape.
     """
-    data, meta = file["data"], file["meta"].attrs if "meta" in file else {}
+    data, meta = file["data"], member(file, "meta")
+    found = {name: dataset(data, name) for name in data}
     arrays = {
-        name: np.asarray(data[name], np.float64)
-        for name in data
-        if isinstance(data[name], h5py.Dataset) and data[name].shape is not None and data[name].dtype.kind in "uif"
+        name: read_numbers(source).astype(np.float64)
+        for name, source in found.items()
+        if source is not None and source.shape is not None and source.dtype.kind in "uif"
     }
     missing = [name for name in ("xyz", "phot", "frame_ix") if name not in arrays]
     if missing:
@@ -88,12 +90,17 @@ def decode_columns(path: Path, file: h5py.File) -> ForeignColumns:
     # A column of NaN is how DECODE writes that nothing is known.
     needed = ("frame", "x", "y", "z", "photons")
     columns = {k: column for k, column in columns.items() if k in needed or not (rows and np.isnan(column).all())}
-    sides = [float(str(side)) for side in np.ravel(meta.get("px_size", ()))]  # 127.1 and not the float32 127.0999985
+    sides = [float(str(side)) for side in np.ravel(_meta(meta, "px_size", ()))]  # 127.1 and not the float32 127.0999985
     known = PixelSize(x=sides[1], y=sides[0]) if len(sides) == 2 and all(1 < side < 10_000 for side in sides) else None
-    unit = meta.get("xy_unit", "px")
+    unit = _meta(meta, "xy_unit", "px")
     if unit not in ("px", "nm"):
         raise DataError(f"{path}: the unit of x and y is '{unit}'; px and nm are understood.")
     return ForeignColumns(columns, unit == "nm", 0.0, known)
+
+
+def _meta(meta: h5py.Group | h5py.Dataset | None, name: str, default: Any) -> Any:
+    value = None if meta is None else attribute(meta, name)
+    return default if value is None else value
 
 
 def smap_columns(path: Path, file: h5py.File) -> ForeignColumns:
@@ -107,17 +114,21 @@ def smap_columns(path: Path, file: h5py.File) -> ForeignColumns:
         "xnm": "x", "ynm": "y", "znm": "z", "frame": "frame", "phot": "photons", "bg": "background",
         "xnmerr": "x_sigma", "ynmerr": "y_sigma", "locprecznm": "z_sigma", "photerr": "photons_sigma",
     }  # fmt: skip
-    columns = {ours: np.asarray(group[name], np.float64).ravel() for name, ours in names.items() if name in group}
+    found = {ours: dataset(group, name) for name, ours in names.items()}
+    columns = {
+        ours: read_numbers(source).astype(np.float64).ravel() for ours, source in found.items() if source is not None
+    }
     missing = [name for name in ("xnm", "ynm", "frame", "phot") if names[name] not in columns]
     if missing:
         raise DataError(f"{path} looks like a SMAP file but lacks {', '.join(missing)} in saveloc/loc.")
     columns["frame"] = columns["frame"] - 1
-    info = file.get("saveloc/file/info")
+    info = member(file, "saveloc/file/info")
 
     def number(name: str) -> FloatArray:
-        dataset = None if info is None else info.get(name)
-        is_numeric = isinstance(dataset, h5py.Dataset) and dataset.dtype.kind in "uif"
-        return np.asarray(dataset, np.float64).ravel() if is_numeric else np.empty(0)
+        source = dataset(info, name) if isinstance(info, h5py.Group) else None
+        if source is None or source.dtype.kind not in "uif":
+            return np.empty(0)
+        return read_numbers(source).astype(np.float64).ravel()
 
     micrometres, height, width, frames = (number(n) for n in ("cam_pixelsize_um", "Height", "Width", "numberOfFrames"))
     size = None

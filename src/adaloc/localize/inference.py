@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from adaloc.data.targets import Z
 from adaloc.emitters import EmitterTable, concatenate
 from adaloc.errors import ConfigError
 from adaloc.localize.candidates import CONTEXT_PX, find_localizations
@@ -187,6 +188,8 @@ def _localize_tile(
         outputs_BKHW = model.predict(adu[None])[0].float()
         physical = model.scaling.to_physical(outputs_BKHW)
         table = find_localizations(physical, first_frame, threshold, within=tile.keep.within(tile.read))
+    if not model.scaling.varies[Z]:
+        table = replace(table, z_sigma=None)  # nothing was learned of it
     return replace(table, x=table.x + tile.read.left, y=table.y + tile.read.top)
 
 

@@ -12,9 +12,11 @@ import h5py
 import numpy as np
 import yaml
 
+from adaloc.bounds import require_file
 from adaloc.config import PixelSize
 from adaloc.emitters import EmitterTable, FloatArray
 from adaloc.errors import DataError
+from adaloc.hdf5_file import dataset, member, read_numbers, read_text
 from adaloc.localize.csv_table import read_csv_columns, require_columns
 from adaloc.localize.foreign import (
     INSIGHT3_START,
@@ -26,7 +28,9 @@ from adaloc.localize.foreign import (
     rapidstorm_columns,
     smap_columns,
 )
+from adaloc.yaml_file import read_yaml
 
+_MOST_FRAMES = 10**12
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -65,6 +69,7 @@ def read_localizations(path: Path, pixel_size_nm: PixelSize | None = None) -> Lo
     """
     if path.is_dir():
         return _read_sample_folder(path, pixel_size_nm)
+    require_file(path, "a localization file")
     try:
         with path.open("rb") as handle:
             start = handle.read(4096)
@@ -127,14 +132,15 @@ def _read_hdf5(path: Path, pixel_size_nm: PixelSize | None) -> LocalizationFile:
     try:
         with h5py.File(path, "r") as file:
             names = list(file)
-            locs = file["locs"][()] if isinstance(file.get("locs"), h5py.Dataset) else None
-            embedded = file["metadata"][()] if isinstance(file.get("metadata"), h5py.Dataset) else b"[]"
+            table, metadata, data = dataset(file, "locs"), dataset(file, "metadata"), member(file, "data")
+            locs = None if table is None else read_numbers(table)
+            embedded = None if metadata is None else read_text(metadata)
             foreign = None
-            if isinstance(file.get("data"), h5py.Group) and "xyz" in file["data"]:
+            if isinstance(data, h5py.Group) and "xyz" in data:
                 foreign = decode_columns(path, file)
-            elif isinstance(file.get("saveloc/loc"), h5py.Group):
+            elif isinstance(member(file, "saveloc/loc"), h5py.Group):
                 foreign = smap_columns(path, file)
-    except OSError as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise DataError(f"{path} is truncated or damaged. Copy or write it again. (HDF5 says: {error})") from error
     if foreign is not None:
         return _foreign(path, foreign, pixel_size_nm)
@@ -210,28 +216,21 @@ class _Movie:
         return cls(square, image_size, num_frames, 1.0)
 
 
-class _TolerantLoader(yaml.SafeLoader):
-    """Reads the Python objects that Picasso dumps (numpy scalars) as null instead of building them."""
-
-
-_TolerantLoader.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, suffix, node: None)
-
-
 def _sidecar_metadata(path: Path) -> dict[str, Any]:
     sidecar = path.with_suffix(".yaml")
     if not sidecar.is_file():
         return {}
     try:
-        return _merged(yaml.load_all(sidecar.read_text(encoding="utf-8"), Loader=_TolerantLoader))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        return _merged(read_yaml(sidecar))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"{sidecar}, the metadata of {path.name}, cannot be read: {error}") from error
 
 
-def _embedded_metadata(text: bytes) -> dict[str, Any]:
+def _embedded_metadata(text: bytes | None) -> dict[str, Any]:
     """The metadata inside files of Picasso 0.11 and later."""
     try:
-        documents = json.loads(text)
-    except (ValueError, TypeError):
+        documents = json.loads(text or b"[]")
+    except (ValueError, RecursionError):
         return {}
     return _merged(documents) if isinstance(documents, list) else {}
 
@@ -256,6 +255,9 @@ def _check_values(path: Path, columns: Mapping[str, Any]) -> None:
                 "Remove such rows in the program that wrote the file."
             )
     frame = columns["frame"]
+    if len(frame) and frame.max() > _MOST_FRAMES:
+        row = int(np.argmax(frame))
+        raise DataError(f"{path}: the frame in row {row + 1} of the table, {frame[row]:g}, is larger than any movie.")
     bad = (frame < 0) | (frame != np.round(frame))
     if bad.any():
         raise DataError(

@@ -6,7 +6,7 @@ import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
 
@@ -49,13 +49,17 @@ class Model:
 
 def make_model(config: Config, scaling: Scaling) -> Model:
     """A fresh model; its weights come from torch's global generator."""
-    network = LocalizationNetwork(
+    network = _make_network(config, scaling)
+    return Model(network.to(memory_format=torch.channels_last), config, scaling)  # type: ignore[call-overload]
+
+
+def _make_network(config: Config, scaling: Scaling) -> LocalizationNetwork:
+    return LocalizationNetwork(
         config.network,
         config.data.consecutive_frames,
         prior=scaling.prior,
         predicts_sigma=config.training.predicts_sigma,
     )
-    return Model(network.to(memory_format=torch.channels_last), config, scaling)  # type: ignore[call-overload]
 
 
 def save_model(path: Path, model: Model) -> None:
@@ -89,12 +93,30 @@ def model_from_dict(contents: Any, path: Path) -> Model:
             "Use the adaloc that wrote it."
         )
     try:
-        model = make_model(parse_config(contents["config"], str(path)), Scaling.from_dict(contents["scaling"]))
+        config, scaling = parse_config(contents["config"], str(path)), Scaling.from_dict(contents["scaling"])
+        _refuse_other_shapes(config, scaling, contents["weights"])
+        model = make_model(config, scaling)
         model.network.load_state_dict(contents["weights"])
-    except (KeyError, RuntimeError, AttributeError, TypeError, ConfigError) as error:
+    except (KeyError, RuntimeError, AttributeError, TypeError, ValueError, ConfigError) as error:
         reason = first_line(error)
         raise CheckpointError(f"{path} does not fit together: its weights are of another network ({reason}).") from None
     return model
+
+
+def _refuse_other_shapes(config: Config, scaling: Scaling, weights: dict[str, torch.Tensor]) -> None:
+    """Compares shapes before a network is made: its config could ask for one of any size.
+
+    Raises:
+        ValueError: naming the first weight that is missing, surplus, of another shape, or not finite.
+    """
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        expected = _make_network(config, scaling).state_dict()
+    for name in expected.keys() | weights.keys():
+        asked, given = expected.get(name), weights.get(name)
+        if asked is None or given is None or asked.shape != given.shape:
+            raise ValueError(f"{name} does not have the shape that the config asks for")
+        if given.is_floating_point() and not bool(torch.isfinite(given).all()):
+            raise ValueError(f"{name} holds values that are not finite")
 
 
 def save_tensors(path: Path, contents: dict[str, Any]) -> None:
@@ -117,6 +139,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError(f"The file {path} does not exist.")
+    _refuse_other_archives(path)
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -129,6 +152,23 @@ def load_tensors(path: Path) -> dict[str, Any]:
     if not isinstance(contents, dict):
         raise CheckpointError(f"{path} is not a file of adaloc.")
     return contents
+
+
+def _refuse_other_archives(path: Path) -> None:
+    """What `save_tensors` writes is a zip archive of uncompressed parts, so it can hold no more than the file has."""
+    with path.open("rb") as handle:
+        start = handle.read(4)
+    if not start.startswith(b"PK"):
+        kind = "a bare pickle, which could execute code" if start[:1] == b"\x80" else "no model file, or is broken"
+        raise CheckpointError(f"{path} is {kind}, and is not loaded.")
+    try:
+        with ZipFile(path) as archive:
+            members = archive.infolist()
+    except (BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise CheckpointError(f"{path} cannot be read; it may be cut off: {first_line(error)}") from None
+    is_packed = any(member.compress_type != ZIP_STORED for member in members)
+    if is_packed or sum(member.file_size for member in members) > path.stat().st_size:
+        raise CheckpointError(f"{path} claims more than the file holds, and is not loaded. No model of adaloc does.")
 
 
 def first_line(error: Exception) -> str:

@@ -234,6 +234,8 @@ def _advise_falling(run: Run, analysis: Analysis, say: Say) -> Advice | None:
 
 def _advise_clipping(run: Run, analysis: Analysis, say: Say) -> Advice | None:
     shares, norms = recent(run.epochs.clipped_share), recent(run.epochs.grad_norm)
+    if analysis.trend == "falling":
+        return None  # Adam's and Muon's steps hardly depend on the gradient's scale; it does no harm here
     if len(shares) == 0 or float(np.mean(shares)) <= _MUCH_CLIPPING or analysis.num_epochs < EARLY_EPOCHS:
         return None
     evidence = say(

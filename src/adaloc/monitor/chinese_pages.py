@@ -148,6 +148,18 @@ _VALIDATION = {
     "A slight preference": "略有偏好",
     "A preference that will show in an image: train longer, or on more samples":
         "偏好会在图像中显现：请训练更久，或使用更多样本",
+    "Are the predicted uncertainties right?": "预测的不确定度是否正确？",
+    "They can be trusted": "可以信任",
+    "They are too small": "偏小",
+    "They are too large": "偏大",
+    "{verdict}: errors over uncertainties have a standard deviation of {spreads} (1 is right); {shares} of the errors "
+    "lie within one uncertainty (68 % of a normal distribution).":
+        "{verdict}：误差与不确定度之比的标准差为 {spreads}（1 为正确）；误差落在一个不确定度以内的比例为 {shares}"
+        "（正态分布为 68 %）。",
+    "normal distribution": "正态分布",
+    "Histogram of errors over predicted uncertainties": "误差与预测不确定度之比的直方图",
+    "error over its uncertainty": "误差 / 不确定度",
+    "density": "密度",
     "Histogram of the positions within the pixel": "像素内位置的直方图",
     "{axis} within the pixel, px; 0 is its centre": "像素内的 {axis}，px；0 为像素中心",
     "density over uniform": "密度 / 均匀密度",

@@ -253,7 +253,7 @@ def _count_resumes(path: Path) -> int:
             continue
         try:
             kind = json.loads(line).get("event")
-        except (json.JSONDecodeError, AttributeError):
+        except (ValueError, RecursionError, AttributeError):
             continue
         count = 0 if kind == "start" else count + (kind == "resume")
     return count
@@ -262,6 +262,6 @@ def _count_resumes(path: Path) -> int:
 def _read_config(path: Path) -> dict[str, Any] | None:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return config if isinstance(config, dict) else None

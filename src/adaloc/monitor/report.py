@@ -41,7 +41,7 @@ from adaloc.monitor.panels import (
 )
 from adaloc.monitor.say import Say, speaker
 from adaloc.monitor.validation_file import Validation, read_validation
-from adaloc.monitor.validation_panels import camera_chart, gallery, psf_pairs, sub_pixel_charts
+from adaloc.monitor.validation_panels import camera_chart, gallery, psf_pairs, sub_pixel_charts, uncertainty_charts
 from adaloc.monitor.verdict import learned_nothing, verdict
 from adaloc.training.diagnosis_text import CAUSES, describe_evidence
 from adaloc.words import Language
@@ -250,7 +250,7 @@ def _validation_parts(run: Run, validation: Validation | None, problem: str, say
         if problem == "missing":
             words = say("Frames, positions within the pixel, PSF and camera come at the end of the training.")
         return {
-            "gallery": {}, "gallery_words": "", "sub_pixel": [], "psf": None, "camera": [],
+            "gallery": {}, "gallery_words": "", "sub_pixel": [], "uncertainty": [], "psf": None, "camera": [],
             "examples": base64.b64encode(examples.read_bytes()).decode("ascii") if examples.is_file() else None,
             "validation_words": words,
         }  # fmt: skip
@@ -268,6 +268,7 @@ def _validation_parts(run: Run, validation: Validation | None, problem: str, say
             frames=validation.num_frames, emitters=validation.num_emitters, found=validation.num_localizations,
         ),
         "sub_pixel": drawn(sub_pixel_charts(validation, say)),
+        "uncertainty": drawn(uncertainty_charts(validation, say)),
         "psf": psf,
         "camera": [] if validation.camera is None else drawn([camera_chart(validation.camera, say)]),
         "examples": None,

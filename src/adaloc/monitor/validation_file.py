@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from adaloc.files import write_text
 
 VALIDATION_FILE = "validation.json"
+SIGMA_RANGE = 4.0
 
 
 class _Part(BaseModel):
@@ -76,6 +77,20 @@ class SubPixelAxis(_Part):
     p_value: float
 
 
+class SigmaAxis(_Part):
+    """Errors over predicted uncertainties along one axis, of pairs.
+
+    Attributes:
+        counts: in equal bins from -`SIGMA_RANGE` to `SIGMA_RANGE`; errors beyond lie in the outermost.
+        spread: standard deviation; 1 when the uncertainties are right, more when they are too small.
+        within_one: share of the errors within one uncertainty; 0.683 of a normal distribution.
+    """
+
+    counts: list[int]
+    spread: float
+    within_one: float
+
+
 class PSFCheck(_Part):
     """Mean image of isolated emitters of the frames beside the PSF that the data set describes.
 
@@ -112,6 +127,7 @@ class Validation(_Part):
         num_frames, num_emitters, num_localizations: that were scored.
         frames: the best and the worst.
         sub_pixel: along x and y; empty without localizations.
+        uncertainty: along x, y and z; empty for a model without uncertainties.
         psf, camera: None where they are not known; `unknown_because` then says why, under the same name; and under
             "crlb" why there is no RMSE over CRLB.
     """
@@ -123,6 +139,7 @@ class Validation(_Part):
     num_localizations: int
     frames: list[ScoredFrame]
     sub_pixel: dict[Literal["x", "y"], SubPixelAxis]
+    uncertainty: dict[Literal["x", "y", "z"], SigmaAxis] = {}
     psf: PSFCheck | None
     camera: CameraCheck | None
     unknown_because: dict[str, str]

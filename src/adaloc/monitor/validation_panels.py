@@ -12,13 +12,22 @@ from adaloc.monitor.analysis import plain_number
 from adaloc.monitor.chart import Bars, Chart, Curve, Level
 from adaloc.monitor.picture import gray_uri
 from adaloc.monitor.say import Say
-from adaloc.monitor.validation_file import CameraCheck, Points, PSFCheck, ScoredFrame, SubPixelAxis, Validation
+from adaloc.monitor.validation_file import (
+    SIGMA_RANGE,
+    CameraCheck,
+    Points,
+    PSFCheck,
+    ScoredFrame,
+    SubPixelAxis,
+    Validation,
+)
 
 _ARMS_PX = 0.8  # half the width of a cross
 _RADIUS_PX = 1.3
 _MUCH_BIAS = 0.1  # of the density, from which a preference within the pixel shows in an image
 _CHANCE = 1e-3
 _GOOD_CORRELATION = 0.95
+_GOOD_SPREAD = 0.1
 
 
 @dataclass(frozen=True)
@@ -133,6 +142,46 @@ def _sub_pixel_chart(name: str, axis: SubPixelAxis, say: Say) -> Chart:
         levels=[Level(say("uniform"), 1.0, "c3")],
         x_limits=(-0.5, 0.5),
     )
+
+
+def uncertainty_charts(validation: Validation, say: Say) -> list[Chart]:
+    """Errors over predicted uncertainties of all axes, beside the normal distribution that they shall have."""
+    axes = validation.uncertainty
+    if not axes:
+        return []
+    worst = max(axes.values(), key=lambda axis: abs(np.log(max(axis.spread, 1e-9))))
+    if abs(worst.spread - 1) <= _GOOD_SPREAD:
+        verdict = say("They can be trusted")
+    elif worst.spread > 1:
+        verdict = say("They are too small")
+    else:
+        verdict = say("They are too large")
+    spreads = ", ".join(f"{name} {axis.spread:.2f}" for name, axis in axes.items())
+    shares = ", ".join(f"{name} {100 * axis.within_one:.0f} %" for name, axis in axes.items())
+    answer = say(
+        "{verdict}: errors over uncertainties have a standard deviation of {spreads} (1 is right); {shares} of the "
+        "errors lie within one uncertainty (68 % of a normal distribution).",
+        verdict=verdict, spreads=spreads, shares=shares,
+    )  # fmt: skip
+    curves = []
+    for (name, axis), color in zip(axes.items(), ("c1", "c2", "c4"), strict=False):
+        counts = np.array(axis.counts, dtype=np.float64)
+        edges = np.linspace(-SIGMA_RANGE, SIGMA_RANGE, len(counts) + 1)
+        density = counts / max(counts.sum(), 1) / (edges[1] - edges[0])
+        curves.append(Curve(name, (edges[1:] + edges[:-1]) / 2, density, color))
+    x = np.linspace(-SIGMA_RANGE, SIGMA_RANGE, 81)
+    curves.append(Curve(say("normal distribution"), x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), "c7"))
+    return [
+        Chart(
+            say("Are the predicted uncertainties right?"),
+            answer,
+            say("Histogram of errors over predicted uncertainties"),
+            say("error over its uncertainty"),
+            say("density"),
+            curves=curves,
+            x_limits=(-SIGMA_RANGE, SIGMA_RANGE),
+        )
+    ]
 
 
 def camera_chart(check: CameraCheck, say: Say) -> Chart:

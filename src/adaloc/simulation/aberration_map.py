@@ -21,13 +21,14 @@ from typing import Any
 
 import h5py
 import numpy as np
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 from scipy.ndimage import zoom
 
+from adaloc.bounds import load_npy
 from adaloc.emitters import FloatArray
 from adaloc.errors import DataError
+from adaloc.hdf5_file import read_numbers
 from adaloc.simulation.field_map import FieldMap
+from adaloc.simulation.matlab_tree import is_real_array, open_matlab
 from adaloc.simulation.pupil import clear_magnitudes
 from adaloc.simulation.zernike import NUM_MODES, noll_to_radial_azimuthal
 
@@ -174,7 +175,7 @@ def _read_array(path: Path) -> FloatArray:
         raise DataError(f"The aberration map {path} does not exist. Check the path.")
     try:
         arrays = _all_arrays(path)
-    except (OSError, ValueError, TypeError, NotImplementedError, RuntimeError, MatReadError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise DataError(f"The aberration map {path} cannot be read: {error}") from None
     for name in ("aber_map", "res/zernike_map", "zernike_map"):
         if name in arrays:
@@ -188,17 +189,17 @@ def _read_array(path: Path) -> FloatArray:
 
 def _all_arrays(path: Path) -> dict[str, Any]:
     if path.suffix == ".npy":
-        return {path.stem: np.load(path, allow_pickle=False)}
+        return {path.stem: load_npy(path)}
+    arrays: dict[str, Any] = {}
     if h5py.is_hdf5(path):  # MATLAB's v7.3 files are HDF5 with the axes reversed
-        arrays: dict[str, Any] = {}
         matlab = path.suffix == ".mat"
         with h5py.File(path, "r") as file:
 
             def keep(name: str, item: Any) -> None:
-                if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu":
-                    arrays[name] = item[()].T if matlab else item[()]
+                if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu" and item.ndim in (3, 4):
+                    arrays[name] = read_numbers(item).T if matlab else read_numbers(item)
 
             file.visititems(keep)
         return arrays
-    found = {name: value for name, value in loadmat(path).items() if isinstance(value, np.ndarray)}
-    return {name: value for name, value in found.items() if value.dtype.kind in "fiu"}
+    with open_matlab(path, None) as variables:
+        return {name: node.array() for name, node in variables.items() if is_real_array(node)}

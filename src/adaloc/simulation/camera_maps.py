@@ -18,10 +18,12 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from adaloc.bounds import load_npy, load_npz
 from adaloc.config import CameraConfig
 from adaloc.emitters import FloatArray
 from adaloc.errors import ConfigError, DataError
 from adaloc.files import atomic_path
+from adaloc.hdf5_file import dataset, read_numbers
 
 GainUnit = Literal["ADU/e", "e/ADU"]
 _USUAL_READ_NOISE_E = (0.5, 3.5)
@@ -202,13 +204,13 @@ def from_storm_analysis(
     try:
         with warnings.catch_warnings():  # numpy says of a file from Python 2 that it took longer to read
             warnings.simplefilter("ignore", UserWarning)
-            values = np.load(path, allow_pickle=False)
+            values = load_npy(path)
     except (OSError, ValueError, EOFError):
         raise DataError(
             f"{path} cannot be read as an .npy array. A calibration that is kept as a Python list is not opened, since "
             "it could execute code: save its three maps with numpy.save(PATH, numpy.stack(maps[:3]))."
         ) from None
-    if not isinstance(values, np.ndarray) or values.ndim != 3 or len(values) != 3 or values.dtype.kind not in "uif":
+    if values.ndim != 3 or len(values) != 3 or values.dtype.kind not in "uif":
         raise DataError(f"{path} is no calibration of storm-analysis: expected three maps (3, X, Y).")
     offset, variance, gain = (np.asarray(v.T if transpose else v, dtype=np.float64) for v in values)
     if not (gain > 0).all():
@@ -236,17 +238,18 @@ def _cached(path: Path, modified_ns: int, size: int) -> CameraMaps:
 
 def _read_hdf5(path: Path) -> dict[str, FloatArray]:
     with h5py.File(path, "r") as file:
-        return {n: np.asarray(file[n], dtype=np.float64) for n in (*_NAMES, "read_noise_e") if n in file}
+        found = {name: dataset(file, name) for name in (*_NAMES, "read_noise_e")}
+        return {n: read_numbers(source).astype(np.float64) for n, source in found.items() if source is not None}
 
 
 def _read_numpy(path: Path) -> dict[str, FloatArray]:
-    loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        if loaded.ndim != 3 or len(loaded) != 3:
-            raise ValueError(f"its shape is {loaded.shape}, expected (3, H, W): {', '.join(_NAMES)}")
-        return {name: np.asarray(v, dtype=np.float64) for name, v in zip(_NAMES, loaded, strict=True)}
-    with loaded:
-        return {n: np.asarray(loaded[n], dtype=np.float64) for n in (*_NAMES, "read_noise_e") if n in loaded}
+    if zipfile.is_zipfile(path):
+        found = load_npz(path, (*_NAMES, "read_noise_e"))
+        return {name: values.astype(np.float64) for name, values in found.items()}
+    loaded = load_npy(path)
+    if loaded.ndim != 3 or len(loaded) != 3:
+        raise ValueError(f"its shape is {loaded.shape}, expected (3, H, W): {', '.join(_NAMES)}")
+    return {name: values.astype(np.float64) for name, values in zip(_NAMES, loaded, strict=True)}
 
 
 def _refuse_impossible(maps: CameraMaps, source: str) -> None:

@@ -16,6 +16,7 @@ from adaloc.config import PupilPSFConfig
 from adaloc.emitters import FloatArray
 from adaloc.errors import DataError
 from adaloc.files import atomic_path
+from adaloc.hdf5_file import require_dataset
 from adaloc.simulation.psf_file import PSFFile
 from adaloc.simulation.pupil import clear_magnitudes
 from adaloc.simulation.zernike import NUM_MODES
@@ -130,9 +131,10 @@ def read_field_map(path: Path) -> FieldMap:
             missing = [name for name in ("z_maps/phase", "coords", "zernike/coeff_mag") if name not in file]
             if missing:
                 raise DataError(f"The field map {path} lacks {', '.join(missing)}. docs/formats.md shows the layout.")
-            phase = np.asarray(file["z_maps/phase"], dtype=np.float64)
-            coords = np.asarray(file["coords"], dtype=np.float64)
-            magnitude = np.asarray(file["zernike/coeff_mag"], dtype=np.float64)
+            phase, coords, magnitude = (
+                require_dataset(file, name).astype(np.float64)
+                for name in ("z_maps/phase", "coords", "zernike/coeff_mag")
+            )
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise DataError(f"The field map {path} cannot be read as HDF5: {error}") from None
     if phase.ndim != 3 or len(phase) != NUM_MODES or coords.shape != (len(magnitude), 2) or len(coords) == 0:

@@ -20,7 +20,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from adaloc.bounds import most_bytes
 from adaloc.errors import DataError
+from adaloc.hdf5_file import member, read_numbers, require_readable
 
 MOST_NUMBERS = 130_000_000
 """Numbers in one array: 2 million cells of a spline, 15 times a usual calibration; half a GiB in single precision."""
@@ -55,8 +57,8 @@ class Node(Protocol):
 
 
 @contextmanager
-def open_matlab(path: Path, variables: Sequence[str]) -> Iterator[dict[str, Node]]:
-    """Opens a file and yields those of the variables that it holds.
+def open_matlab(path: Path, variables: Sequence[str] | None) -> Iterator[dict[str, Node]]:
+    """Opens a file and yields those of the variables that it holds; with None, of a version 5 file, all.
 
     Raises:
         DataError: when it is no MATLAB file, is cut off, or claims more than can be.
@@ -64,9 +66,10 @@ def open_matlab(path: Path, variables: Sequence[str]) -> Iterator[dict[str, Node
     try:
         if h5py.is_hdf5(path):
             with h5py.File(path, "r") as file:
-                yield {name: _HDF5Node(file, file[name]) for name in variables if name in file}
+                found = {name: member(file, name) for name in variables or file}
+                yield {name: _HDF5Node(file, value) for name, value in found.items() if value is not None}
         else:
-            yield {name: _Version5Node(*found) for name, found in _variables(path, variables).items()}
+            yield {name: _Version5Node(*content) for name, content in _variables(path, variables).items()}
     except (DataError, MemoryError):
         raise
     except Exception as error:
@@ -74,6 +77,11 @@ def open_matlab(path: Path, variables: Sequence[str]) -> Iterator[dict[str, Node
         raise DataError(
             f"{path} cannot be read as a MATLAB file: {str(error)[:200]}. It may be cut off; copy or save it again."
         ) from None
+
+
+def is_real_array(node: Node) -> bool:
+    """Whether `node.array()` gives numbers."""
+    return isinstance(node, _Version5Node) and node.is_real_array()
 
 
 class _Version5Node:
@@ -104,10 +112,15 @@ class _Version5Node:
         structures = self._structures()
         return [_Version5Node(self._body, self._order, fields) for fields in structures] if structures else [self]
 
-    def array(self) -> npt.NDArray[Any]:
+    def is_real_array(self) -> bool:
+        """Neither a structure, a cell array, a text, nor complex."""
         header = None if self._fields is not None else _header(self._body, self._order)
-        if header is None or not _DOUBLE <= header.array_class <= _LAST_INTEGER or header.flags & _COMPLEX:
+        return header is not None and _DOUBLE <= header.array_class <= _LAST_INTEGER and not header.flags & _COMPLEX
+
+    def array(self) -> npt.NDArray[Any]:
+        if not self.is_real_array():
             raise ValueError("something else stands where real numbers were expected")
+        header = _header(self._body, self._order)
         kind, data, _ = _element(self._body, header.position, self._order)
         if kind not in _NUMBER_TYPES:
             raise ValueError(f"numbers of the unknown type {kind}")
@@ -152,9 +165,11 @@ class _HDF5Node:
         self._value = value
 
     def field(self, name: str) -> Node | None:
-        if isinstance(self._value, h5py.Dataset) or name not in self._value:
+        if isinstance(self._value, h5py.Dataset):
             return None
-        value = self._value[name]
+        value = member(self._value, name) if isinstance(self._value, h5py.Group) else self._value.get(name)
+        if value is None:
+            return None
         if isinstance(value, h5py.Dataset) and (value.attrs.get("MATLAB_empty", 0) or value.size == 0):
             return None
         return _HDF5Node(self._file, value)
@@ -164,7 +179,9 @@ class _HDF5Node:
             if not _holds_references(self._value):
                 return [self]
             return [_HDF5Node(self._file, value) for value in self._referenced(self._value)]
-        members = dict(self._value) if isinstance(self._value, h5py.Group) else {}
+        members: dict[str, Any] = (
+            {n: member(self._value, n) for n in self._value} if isinstance(self._value, h5py.Group) else {}
+        )
         # A field of an array of structures holds a reference for each of them, and is no cell array itself.
         columns = {n: v for n, v in members.items() if _holds_references(v) and "MATLAB_class" not in v.attrs}
         if not members or len(columns) < len(members):
@@ -178,11 +195,12 @@ class _HDF5Node:
         if self._value.dtype.kind not in "uifb":
             raise ValueError("something else stands where real numbers were expected")
         _refuse_too_many(self._value.shape)
-        return np.asarray(self._value[()]).T  # HDF5 has the axes the other way round
+        return read_numbers(self._value).T  # HDF5 has the axes the other way round
 
     def _referenced(self, dataset: h5py.Dataset) -> list[Any]:
         if dataset.size > _MOST_ELEMENTS:
             raise ValueError(f"{dataset.name} claims {dataset.size} elements")
+        require_readable(dataset)
         return [self._file[reference] for reference in dataset[()].ravel()]
 
 
@@ -230,29 +248,32 @@ def _element(data: memoryview, position: int, order: str) -> tuple[int, memoryvi
     return kind, data[position + 8 : end], end + padding
 
 
-def _variables(path: Path, wanted: Sequence[str]) -> dict[str, tuple[memoryview, str]]:
+def _variables(path: Path, wanted: Sequence[str] | None) -> dict[str, tuple[memoryview, str]]:
     """The contents of a version 5 file's variables, and its byte order."""
-    if path.stat().st_size > _MOST_BYTES:
+    file_bytes = path.stat().st_size
+    if file_bytes > _MOST_BYTES:
         raise ValueError("it has more than 2 GiB")
     content = memoryview(path.read_bytes())
     order = {b"IM": "<", b"MI": ">"}.get(bytes(content[126:128]))
     if order is None:
         raise ValueError("it has no header of a version from 5 on")
     found: dict[str, tuple[memoryview, str]] = {}
-    left, position = _MOST_BYTES, _HEADER_BYTES
+    left, position = min(_MOST_BYTES, most_bytes(file_bytes)), _HEADER_BYTES
     while position + 8 <= len(content):
         kind, body, position = _element(content, position, order)
         if kind == _COMPRESSED:
-            if _name(zlib.decompressobj().decompress(body, _PEEK_BYTES), order) not in wanted:
+            if wanted is not None and _name(zlib.decompressobj().decompress(body, _PEEK_BYTES), order) not in wanted:
                 continue
             inflater = zlib.decompressobj()
             variable = inflater.decompress(body, left)
             if not inflater.eof:
-                raise ValueError("it unpacks to more than 2 GiB, or its compressed data end too early")
+                raise ValueError("it unpacks to more than a file of its size may, or its compressed data end too early")
             left -= len(variable)
             kind, body, _ = _element(memoryview(variable), 0, order)
-        if kind == _MATRIX and (name := _header(body, order).name) in wanted:
-            found[name] = (body, order)
+        if kind == _MATRIX:
+            name = _header(body, order).name
+            if wanted is None or name in wanted:
+                found[name] = (body, order)
     return found
 
 

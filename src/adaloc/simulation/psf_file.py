@@ -15,6 +15,7 @@ from adaloc.config import OpticsConfig, PixelSize
 from adaloc.emitters import FloatArray
 from adaloc.errors import ConfigError, DataError
 from adaloc.files import atomic_path
+from adaloc.hdf5_file import attribute, dataset, read_numbers, require_dataset
 from adaloc.simulation.pupil import clear_magnitudes, pupil_grid
 from adaloc.simulation.zernike import NUM_MODES
 
@@ -125,12 +126,11 @@ def read_psf_file(path: Path) -> PSFFile:
         raise DataError(f"The calibration {path} does not exist. Make it with: adaloc calibrate BEADS.tif -o {path}")
     try:
         with h5py.File(path, "r") as file:
-            if file.attrs.get("format") != _FORMAT:
+            if attribute(file, "format") != _FORMAT:
                 raise DataError(f"{path} is HDF5, but no PSF that adaloc calibrate wrote.")
-            if file.attrs["format_version"] != _FORMAT_VERSION:
-                raise DataError(
-                    f"{path} has format version {file.attrs['format_version']}; this adaloc reads version 1."
-                )
+            version = attribute(file, "format_version")
+            if version != _FORMAT_VERSION:
+                raise DataError(f"{path} has format version {version}; this adaloc reads version {_FORMAT_VERSION}.")
             psf = _parse(file)
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise DataError(
@@ -143,12 +143,13 @@ def read_psf_file(path: Path) -> PSFFile:
 
 
 def _parse(file: h5py.File) -> PSFFile:
-    attrs = file.attrs
+    attrs = {name: attribute(file, name) for name in file.attrs}
     model = str(attrs["model"])
     if model not in ("scalar", "vectorial"):
         raise ValueError(f"its model is {model}")
     sample, slip = (None if np.isnan(attrs[key]) else float(attrs[key]) for key in ("sample_index", "cover_slip_index"))
-    pupil_phase = np.asarray(file["pupil/phase"], dtype=np.float64) if "pupil/phase" in file else None
+    pixelwise = dataset(file, "pupil/phase")
+    pupil_phase = None if pixelwise is None else read_numbers(pixelwise).astype(np.float64)
     if pupil_phase is not None and (pupil_phase.ndim != 2 or pupil_phase.shape[0] != pupil_phase.shape[1]):
         raise ValueError(f"pupil/phase has the shape {pupil_phase.shape}, and is no square")
     optics = OpticsConfig(
@@ -158,7 +159,7 @@ def _parse(file: h5py.File) -> PSFFile:
         pixel_size_nm=PixelSize(x=float(attrs["pixel_size_x_nm"]), y=float(attrs["pixel_size_y_nm"])),
     )
     phase, sigma, magnitude = (
-        np.asarray(file[f"zernike/{name}"], dtype=np.float64) for name in ("phase", "phase_sigma", "magnitude")
+        require_dataset(file, f"zernike/{name}").astype(np.float64) for name in ("phase", "phase_sigma", "magnitude")
     )
     return PSFFile(
         optics, "scalar" if model == "scalar" else "vectorial", bool(attrs["aplanatic"]), sample, slip,

@@ -17,6 +17,7 @@ import numpy as np
 
 from adaloc.config import OpticsConfig, SplinePSFConfig
 from adaloc.errors import DataError
+from adaloc.hdf5_file import attribute, member, read_numbers
 from adaloc.simulation.matlab_tree import MOST_NUMBERS
 from adaloc.simulation.smap_calibration import read_smap_calibration
 from adaloc.simulation.spline import Spline, SplinePSF, reversed_z, transposed
@@ -74,9 +75,9 @@ def read_spline(path: Path, *, tile: int | None = None, channel: int = 0, flip_z
 def _read_uipsf(path: Path, channel: int, flip_z: bool) -> Spline:
     try:
         with h5py.File(path, "r") as file:
-            pixel_nm = _pixel_size_nm(file.attrs["params"])
-            own_reverse = flip_z and _is_spline(file.get(_REVERSED))
-            dataset = file.get(_REVERSED if own_reverse else _COEFF)
+            pixel_nm = _pixel_size_nm(attribute(file, "params"))
+            own_reverse = flip_z and _is_spline(member(file, _REVERSED))
+            dataset = member(file, _REVERSED if own_reverse else _COEFF)
             if not _is_spline(dataset):
                 raise DataError(f"{path} lacks {_COEFF}: uiPSF writes it once the PSF has been learned.")
             coeff = _one_channel(dataset, channel)
@@ -111,7 +112,7 @@ def _one_channel(dataset: h5py.Dataset, channel: int) -> Any:
     shape = dataset.shape[-4:]
     if shape[0] != 64 or math.prod(shape) > MOST_NUMBERS or min(shape) < 1:
         raise ValueError(f"{dataset.name} has shape {dataset.shape}; expected (64, planes, rows, columns)")
-    return dataset[channel] if dataset.ndim == 5 else dataset[()]
+    return read_numbers(dataset, channel if dataset.ndim == 5 else ())
 
 
 def _pixel_size_nm(params: Any) -> tuple[float, float, float]:

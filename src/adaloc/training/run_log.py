@@ -25,6 +25,7 @@ Events (`event` names the kind; all carry `time_s`, seconds since 1970):
   input_std, dead_share, dead_layer, count_ratio, p_at_emitters, overconfidence, contrast..., target_...
   (batch_signals.py); gradient_square, gradient_noise, batch_windows (noise_signals)
 - diagnosis: epoch, step, trend, findings (cause, score, evidence, remedy; the most likely first), tried, probes
+- skipped: epoch, step, in_a_row, loss, grad_norm; a step whose gradient was not finite: the weights stayed as they were
 - cure: epoch, step, kind (clip_raised, batch_split), before, after, evidence
 - alert: epoch, kind (stalled, diverged, recovered, finished, failed), message; what was told to the user
 - metrics: epoch, jaccard, precision, recall, rmse_lateral_nm, rmse_axial_nm, efficiency_3d; rmse_over_crlb_lateral,
@@ -112,7 +113,7 @@ def read_events(path: Path) -> list[Event]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             event = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # also numbers too long, or nested too deeply, for any event
             continue
         if not isinstance(event, dict) or "event" not in event:
             continue

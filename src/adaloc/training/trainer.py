@@ -48,6 +48,7 @@ class Hooks:
         on_start: called once, after the event that starts or resumes the run is in the log.
         on_diagnosis: gets each diagnosis that the run makes of itself.
         on_cure: gets the epoch and what the loop mended (kind, before, after).
+        on_skip: gets the epoch and the step that was left out, and how many in a row now.
         force: go on where a diagnosis says that the run cannot succeed.
     """
 
@@ -58,6 +59,7 @@ class Hooks:
     on_start: Callable[[], None] = lambda: None
     on_diagnosis: Callable[[Diagnosis], None] = lambda _: None
     on_cure: Callable[[int, dict[str, Any]], None] = lambda *_: None
+    on_skip: Callable[[int, int, int], None] = lambda *_: None
     force: bool = False
 
 
@@ -153,6 +155,12 @@ def _loop(run: Run, hooks: Hooks, board: SummaryWriter | None) -> str:
             hooks.on_cure(run.epoch, cure)
         run.cures["clip"] = clip.state_dict()
         run.bad_steps = 0 if is_finite else run.bad_steps + 1
+        if not is_finite:
+            run.log.write(
+                "skipped", epoch=run.epoch, step=run.step + 1, in_a_row=run.bad_steps, loss=run.progress.losses[-1],
+                grad_norm=run.progress.grad_norms[-1],
+            )  # fmt: skip
+            hooks.on_skip(run.epoch, run.step + 1, run.bad_steps)
         if run.bad_steps >= _MAX_BAD_STEPS:
             raise DivergenceError(
                 f"The gradient was not finite in {run.bad_steps} steps in a row, up to step {run.step}: the loss is "

@@ -148,6 +148,8 @@ def _in_folder(folder: Path) -> list[Movie]:
     movies: list[Movie] = []
     known: set[Path] = set()
     for file in files:
+        if not file.is_file():
+            raise MovieError(f"{file} is no file; a link in the folder may lead in a circle or nowhere. Remove it.")
         if file.resolve() not in known:
             movies.append(_open_file(file))
             known.update(part.resolve() for part in movies[-1].files)

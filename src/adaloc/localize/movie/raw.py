@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import yaml
 
+from adaloc.bounds import read_text
 from adaloc.config import PixelSize
 from adaloc.errors import MovieError
 from adaloc.localize.movie.interface import FrameArray, Movie
+from adaloc.yaml_file import read_yaml
 
 _MAX_SIDE_PX = 1_000_000
+_MOST_METADATA_BYTES = 16 * 2**20
 
 
 class RawMovie(Movie):
@@ -88,8 +91,8 @@ def open_picasso_raw(path: Path) -> Movie:
             "Copy it from where the movie was recorded."
         )
     try:
-        info = next(iter(yaml.safe_load_all(sidecar.read_text(encoding="utf-8"))), None)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        info = next(iter(read_yaml(sidecar)), None)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise MovieError(f"{sidecar}, the metadata of {path.name}, cannot be read: {error}") from None
     if not isinstance(info, dict):
         raise MovieError(f"{sidecar} holds no metadata of a movie.")
@@ -116,7 +119,10 @@ def open_dax(path: Path) -> Movie:
     sidecar = path.with_suffix(".inf")
     if not sidecar.is_file():
         raise MovieError(f"{path} needs {sidecar.name} beside it, which says its frame size. Copy it from the source.")
-    text = sidecar.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = read_text(sidecar, _MOST_METADATA_BYTES, "metadata of a movie", errors="replace")
+    except OSError as error:
+        raise MovieError(f"{sidecar}, the metadata of {path.name}, cannot be read: {error.strerror}.") from None
     size = re.search(r"frame dimensions\s*=\s*(\d{1,7})\s*x\s*(\d{1,7})\s*$", text, re.MULTILINE)
     count = re.search(r"number of frames\s*=\s*(\d{1,12})\s*$", text, re.MULTILINE)
     kind = re.search(r"data type\s*=\s*(.*)$", text, re.MULTILINE)

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import tifffile
 
+from adaloc.bounds import array_bytes, require_plausible
 from adaloc.config import PixelSize
-from adaloc.data.sample_folder import movie_pixel_size, open_tiff
-from adaloc.errors import MovieError
+from adaloc.data.sample_folder import movie_pixel_size
+from adaloc.data.tiff_file import open_tiff, require_plausible_page
+from adaloc.errors import DataError, MovieError
 from adaloc.localize.movie.interface import FrameArray, Movie
 from adaloc.localize.movie.raw import RawMovie
 
@@ -49,6 +51,8 @@ def open_tiff_movie(path: Path) -> Movie:
             )
         files = sorted({Path(page.parent.filehandle.path) for page in pages if page is not None})
         dtype = np.dtype(series.dtype).newbyteorder(tiff.byteorder)
+        present = path.stat().st_size
+        require_plausible(array_bytes(shape[1:], dtype.itemsize), present, path, "a frame")
         offsets = _frame_offsets(series, pages, shape[1] * shape[2] * dtype.itemsize) if len(files) == 1 else None
     if offsets is not None:
         return RawMovie(files[0], offsets, shape[1:], dtype, pixel_size_nm=pixel_size, notes=notes)
@@ -91,7 +95,10 @@ class _PagedTiffMovie(Movie):
                 if handle.closed:
                     handle.open()
                     self._others.append(handle)
+                require_plausible_page(page)
                 frame = page.asarray()
+            except DataError:
+                raise
             except Exception as error:
                 # tifffile and its decoders raise many kinds of errors on broken pages; each means the same here.
                 raise MovieError(f"The movie {self._path} cannot be read at frame {index}: {error}.") from None

@@ -1,0 +1,1 @@
+"""Fuzzing of every reader: targets, seeds, and the inputs that once did harm."""
