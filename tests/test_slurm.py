@@ -68,7 +68,7 @@ exit "$status"
 
 def test_several_tasks_know_each_other_and_are_queued_again(tmp_path: Path) -> None:
     stub(tmp_path, "srun", SRUN_OF_TWO_TASKS)
-    stub(tmp_path, "scontrol", '[ "$1" = show ] && printf "node1\\nnode2\\n"')
+    stub(tmp_path, "scontrol", 'if [ "$1" = show ]; then printf "node1\\nnode2\\n"; fi')
     said = 'echo "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $MASTER_PORT: $*"'
     stub(tmp_path, "py", f'{said} > "{tmp_path}/task_$RANK"; exit $((RANK == 1 ? 75 : 0))')
     process = submit(
