@@ -56,6 +56,37 @@ def test_a_preempted_script_waits_until_the_training_has_saved(tmp_path: Path) -
     assert process.returncode == 143
 
 
+SRUN_OF_TWO_TASKS = """
+shift 2
+status=0
+for task in 0 1; do SLURM_PROCID=$task SLURM_LOCALID=$task "$@" & done
+for job in $(jobs -p); do wait "$job"; ended=$?; [ "$ended" -gt "$status" ] && status=$ended; done
+exit "$status"
+"""
+"""As srun does: each task with its number, and the highest of their statuses."""
+
+
+def test_several_tasks_know_each_other_and_are_queued_again(tmp_path: Path) -> None:
+    stub(tmp_path, "srun", SRUN_OF_TWO_TASKS)
+    stub(tmp_path, "scontrol", 'if [ "$1" = show ]; then printf "node1\\nnode2\\n"; fi')
+    said = 'echo "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $MASTER_PORT: $*"'
+    stub(tmp_path, "py", f'{said} > "{tmp_path}/task_$RANK"; exit $((RANK == 1 ? 75 : 0))')
+    process = submit(
+        tmp_path, "--config", "my config.json", ADALOC_PYTHON=str(tmp_path / "py"), SLURM_NTASKS="2",
+        SLURM_JOB_NODELIST="node[1-2]",
+    )  # fmt: skip
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, output
+    arguments = "start_adaptive_training.py --resume auto --config my config.json\n"
+    for task in (0, 1):
+        found = (tmp_path / f"task_{task}").read_text(encoding="utf-8")
+        assert found == f"{task} {task} 2 node1 20007: {arguments}"
+    calls = (tmp_path / "calls").read_text(encoding="utf-8").splitlines()
+    assert calls[0] == "scontrol show hostnames node[1-2]"
+    assert calls[1].startswith("srun --ntasks=2 --kill-on-bad-exit=0 ")
+    assert calls[-1] == "scontrol requeue 7"
+
+
 def test_the_script_asks_for_what_it_relies_on() -> None:
     text = SCRIPT.read_text(encoding="utf-8")
     for line in ("--requeue", "--open-mode=append", "--signal=USR1@180"):

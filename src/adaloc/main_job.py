@@ -35,6 +35,7 @@ from adaloc.training.cures import describe_cure
 from adaloc.training.decision import Decision
 from adaloc.training.diagnosis import Diagnosis, first_named
 from adaloc.training.diagnosis_text import describe
+from adaloc.training.ranks import Ranks, join_ranks
 from adaloc.training.recording import Score
 from adaloc.training.run import Run, best_model, loss_over_samples, setup
 from adaloc.training.trainer import Hooks, fit
@@ -74,14 +75,14 @@ def train(
     """
     _refuse_shared_folder(config)
     folder = config.output.save_dir
-    with (
-        listen(config.warning_signal),
+    with listen(config.warning_signal), join_ranks(config.device) as ranks:
+        if not ranks.is_first:
+            return _follow(config, ranks)
         # Beside the folder, which moves when it is set aside.
-        hold_lock(folder.with_name(f".{folder.name}.lock"), f"The run folder {folder}") as is_locked,
-    ):
-        if not is_locked:
-            console.print("[yellow]Warning:[/yellow] the file system knows no locks: start no second run here.")
-        return _train(config, resume, skip_checks, console, force, language, init)
+        with hold_lock(folder.with_name(f".{folder.name}.lock"), f"The run folder {folder}") as is_locked:
+            if not is_locked:
+                console.print("[yellow]Warning:[/yellow] the file system knows no locks: start no second run here.")
+            return _train(config, resume, skip_checks, console, force, language, init, ranks)
 
 
 def _train(
@@ -92,7 +93,42 @@ def _train(
     force: bool,
     language: Language,
     init: Path | None,
+    ranks: Ranks,
 ) -> int:
+    run, validation, integrity = ranks.meet(
+        lambda: _prepare(config, resume, skip_checks, console, force, language, init, ranks)
+    )
+    if ranks.size > 1:
+        console.print(f"{ranks.size} processes train together, each with its share of every batch.")
+        ranks.meet(lambda: None)  # the others read the data
+        ranks.from_first(run.state())
+    return _train_prepared(run, validation, integrity, console, force, language)
+
+
+def _follow(config: Config, ranks: Ranks) -> int:
+    """What every process of a training but the first does: all that decides is the first one's."""
+    quiet = Console(quiet=True)
+    ranks.meet(lambda: None)  # the first one checks, simulates what is missing, and finds the checkpoint
+    training, validation = ranks.meet(lambda: load_data(config, quiet))
+    state = ranks.from_first(None)
+    if state["model"]["config"] != dump_config(config):
+        raise ConfigError(f"Process {ranks.rank} of this training has another config than process 0. Use one file.")
+    run = setup(config, training, validation, state, ranks=ranks)
+    status = fit(run, Hooks(should_stop=lambda: asked_to_stop() is not None))
+    return exit_status(ranks.asked) if status == "interrupted" else 0
+
+
+def _prepare(
+    config: Config,
+    resume: str | None,
+    skip_checks: bool,
+    console: Console,
+    force: bool,
+    language: Language,
+    init: Path | None,
+    ranks: Ranks,
+) -> tuple[Run, list[Sample], dict[str, Any]]:
+    """Checks, data, and the run; what goes before the first step."""
     if not skip_checks:
         show_checks(check_environment(config), console)
     state = _find_state(config, resume, console)
@@ -106,10 +142,17 @@ def _train(
     if state is None and not (resume == "auto" and _holds_no_model(config.output.save_dir)):
         _set_aside_old_run(config.output.save_dir, console)
     write_text(config.output.save_dir / "config.json", json.dumps(dump_config(config), indent=2) + "\n")
-    run = setup(config, training, validation, state, init=source)
+    run = setup(config, training, validation, state, init=source, ranks=ranks)
     if source is not None:
         console.print(f"Starting from the weights of {init}", soft_wrap=True)
     _announce(run, console)
+    return run, validation, integrity
+
+
+def _train_prepared(
+    run: Run, validation: list[Sample], integrity: dict[str, Any], console: Console, force: bool, language: Language
+) -> int:
+    config = run.config
     scorer = ValidationScorer(config, validation)
     alerts = Alerts(config.output.alerts, config.output.save_dir, run.best_val_loss)
     line = ProgressLine(console, "training", config.training.epochs, "epochs", done=run.epoch)
@@ -129,7 +172,7 @@ def _train(
     summary = _show_result(run, validation, console, language)
     tell(alerts, alerts.ended(run.epoch, status, summary["verdict"]), run.log, console.print)
     alerts.close(console.print)
-    number = asked_to_stop()
+    number = run.ranks.asked or asked_to_stop()
     if status == "interrupted" and number is not None:
         console.print(
             f"Interrupted; nothing is lost. Go on with the same command and --resume {run.folder / LATEST}",

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from adaloc.config import CHANNELS, NetworkConfig
+from adaloc.models.batch_norm import BatchNorm2d
 
 NUM_SIGMAS = 4
 _HEAD_CHANNELS = 3
@@ -145,5 +146,5 @@ def num_parameters(network: nn.Module) -> int:
 
 def _convolution(channels_in: int, channels_out: int, normalization: str) -> tuple[nn.Module, ...]:
     convolution = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=normalization == "none")
-    norm = [nn.BatchNorm2d(channels_out)] if normalization == "batch" else []
+    norm = [BatchNorm2d(channels_out)] if normalization == "batch" else []
     return convolution, *norm, nn.SiLU()

@@ -11,7 +11,7 @@ import torch
 
 from adaloc.data.targets import EmitterRows
 from adaloc.data.windows import Batch
-from adaloc.errors import says_out_of_memory
+from adaloc.errors import AdalocError, says_out_of_memory
 from adaloc.models.losses import LossSums
 from adaloc.training.run import Run, batch_targets, predict
 
@@ -73,11 +73,14 @@ class MicroBatches:
     def backward(self, run: Run, batch: Batch) -> tuple[LossSums, dict[str, Any] | None]:
         """Adds the gradient of the batch's loss to the weights' gradients, which must be empty.
 
+        Of several processes each does so with its share of the windows: the sums over them are those of the batch.
+
         Returns:
-            The batch's summed errors, detached, and the cure's event when the batch was split further.
+            The summed errors, detached, and the cure's event when the batch was split further.
 
         Raises:
             RuntimeError: when a single window does not fit.
+            AdalocError: of several processes, when the batch does not.
         """
         before = self.parts
         while True:
@@ -86,6 +89,11 @@ class MicroBatches:
             except RuntimeError as error:
                 if self.parts >= len(batch.adu_BTHW) or not is_out_of_memory(error):
                     raise
+                if run.ranks.size > 1:  # the others are in the middle of this step, with parts of another size
+                    raise AdalocError(
+                        f"The memory of process {run.ranks.rank} does not suffice. Raise training.accumulation_steps "
+                        f"(now {self.parts}) and start all again."
+                    ) from error
                 self.parts = min(2 * self.parts, len(batch.adu_BTHW))
                 run.optimizer.zero_grad(set_to_none=True)
                 if run.device.type == "cuda":
@@ -98,7 +106,7 @@ class MicroBatches:
     def _backward(self, run: Run, batch: Batch) -> LossSums:
         num = len(batch.adu_BTHW)
         size = math.ceil(num / self.parts)
-        if size >= num:
+        if size >= num and run.ranks.size == 1:
             sums = run.loss.sums(predict(run, batch), batch_targets(run, batch))
             run.loss.objective(sums).backward()  # type: ignore[no-untyped-call]
             return sums.detach()
@@ -106,13 +114,16 @@ class MicroBatches:
         per_window = len(targets) // num
         count_K = run.loss.counts(targets)
         total_K, nats = torch.zeros_like(count_K), torch.zeros_like(count_K[0])
-        for first in range(0, num, size):
-            part = windows_of(batch, first, min(first + size, num))
-            rows = targets[first * per_window : (first + size) * per_window]
-            sums = run.loss.sums(predict(run, part), rows)
-            run.loss.objective(LossSums(sums.total_K, count_K, sums.nats)).backward()  # type: ignore[no-untyped-call]
-            total_K += sums.total_K.detach()
-            nats += sums.nats.detach()
+        with run.ranks.sharing(run.model.network):
+            for first in range(0, num, size):
+                # Every process has its share of every part, so that the parts are those of a single process.
+                low, high = run.ranks.share(first, min(first + size, num))
+                rows = targets[low * per_window : high * per_window]
+                sums = run.loss.sums(predict(run, windows_of(batch, low, high)), rows)
+                objective = run.loss.objective(LossSums(sums.total_K, count_K, sums.nats))
+                objective.backward()  # type: ignore[no-untyped-call]
+                total_K += sums.total_K.detach()
+                nats += sums.nats.detach()
         return LossSums(total_K, count_K, nats)
 
 

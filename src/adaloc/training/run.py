@@ -34,8 +34,9 @@ from adaloc.training.fine_tuning import scaling_for, start_from
 from adaloc.training.floor import Floor, physical_floor
 from adaloc.training.learning_rate import LearningRate
 from adaloc.training.optimizers import Optimizer, make_optimizer
+from adaloc.training.ranks import Ranks, device_of
 from adaloc.training.rewind import Rewind
-from adaloc.training.run_log import RunLog
+from adaloc.training.run_log import NoLog, RunLog
 
 _TARGETS_AT_ONCE = 50  # their activations take some hundred megabytes with the default network
 
@@ -87,6 +88,8 @@ class Run:
     """What the observer saw since its last event (signals.py)."""
     bad_steps: int = 0
     """Steps in a row, up to now, whose gradient was not finite."""
+    ranks: Ranks = field(default_factory=Ranks)
+    """The processes that train together."""
 
     @property
     def epoch(self) -> int:
@@ -151,14 +154,16 @@ def setup(
     *,
     with_floor: bool = True,
     init: Model | None = None,
+    ranks: Ranks | None = None,
 ) -> Run:
     """Builds a run, from scratch or from a checkpoint's state; a new one with its physical floor, if it is wanted.
 
-    With `init`, a new run starts from that model's weights (fine_tuning.py).
+    With `init`, a new run starts from that model's weights (fine_tuning.py). Of several `ranks` only the first writes.
     """
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
-    device = choose_device(config.device)
+    ranks = ranks or Ranks()
+    device = choose_device(config.device) if ranks.size == 1 else device_of(config.device, ranks.local_rank)
     if device.type == "cpu":
         keep_freed_memory()
     scaling = (
@@ -193,7 +198,8 @@ def setup(
         rewind=Rewind(model.network, optimizer),
         windows=windows,
         validation=[batch.to(device) for batch in validation_batches(validation, config.data)],
-        log=RunLog(config.output.save_dir / "log.jsonl"),
+        log=(RunLog if ranks.is_first else NoLog)(config.output.save_dir / "log.jsonl"),
+        ranks=ranks,
     )
     if state is not None:
         run.load_state(state)

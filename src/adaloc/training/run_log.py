@@ -81,6 +81,13 @@ class RunLog:
             raise AdalocError(describe_write_failure(self.path, error)) from error
 
 
+class NoLog(RunLog):
+    """For all processes of a training but the first: they do the same, and one log suffices."""
+
+    def write(self, event: str, **values: Any) -> None:
+        """Does nothing."""
+
+
 def _is_before(event: Event, resume: Event) -> bool:
     """Whether a resumed run does not come by this event again."""
     if event["event"] == "end" or event.get("final"):

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
+from adaloc.config import CHANNELS
 from adaloc.data.windows import Batch
 from adaloc.errors import DivergenceError
 from adaloc.models.losses import LossSums
 from adaloc.models.model_file import Model, save_model
+from adaloc.stopping import asked_to_stop
+from adaloc.training.batch_signals import fingerprint
 from adaloc.training.checkpoint import BEST, LATEST, save_checkpoint
 from adaloc.training.cures import Clip, MicroBatches
 from adaloc.training.decision import Decision
 from adaloc.training.diagnosis import Diagnosis, diagnose_in_training
 from adaloc.training.loader import iterate_batches
+from adaloc.training.ranks import PeerError
 from adaloc.training.recording import Score, epoch_record, hyperparameters, write_epoch, write_score, write_start
 from adaloc.training.run import Progress, Run, batch_errors, best_model
 from adaloc.training.signals import Observer, StepFacts
@@ -59,13 +66,21 @@ class Hooks:
 def fit(run: Run, hooks: Hooks) -> str:
     """Trains until the epochs are over, the rate is exhausted, or `hooks.should_stop`.
 
+    Of several processes (ranks.py) all run the same loop; the first alone has a board, files and a score.
+
     Returns:
         "finished", "stopped_early" or "interrupted".
 
     Raises:
         DivergenceError: when the loss stays not finite, or going back to lower rates does not help.
         AdalocError: when a file cannot be written. What was saved before stays.
+        PeerError: when another process of this training died. The state after the last whole step is saved.
     """
+    run.ranks.must_agree(fingerprint(run.windows[run.place]), "the training data")
+    if not run.ranks.is_first:
+        if run.step == 0:
+            validate(run)  # with the first process, each its share
+        return _loop(run, hooks, None)
     with SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.epoch) as board:
         if run.step > 0:
             run.log.write("resume", epoch=run.epoch, step=run.step)
@@ -91,12 +106,12 @@ def validate(run: Run) -> LossSums:
     """Summed errors over the fixed validation windows."""
     run.model.network.eval()
     with torch.inference_mode():
-        total: LossSums | None = None
-        for batch in run.validation:
-            sums = batch_errors(run, batch)
-            total = sums if total is None else total + sums
+        nothing = torch.zeros(len(CHANNELS), device=run.device)
+        total = LossSums(nothing, nothing, nothing[0])
+        for batch in run.validation[run.ranks.rank :: run.ranks.size]:
+            total = total + batch_errors(run, batch)
+        total = run.ranks.sum_losses(total)
     run.model.network.train()
-    assert total is not None
     return total
 
 
@@ -107,13 +122,13 @@ def save(run: Run) -> None:
         save_model(run.folder / BEST, best_model(run))
 
 
-def _loop(run: Run, hooks: Hooks, board: SummaryWriter) -> str:
+def _loop(run: Run, hooks: Hooks, board: SummaryWriter | None) -> str:
     batches = _batches(run)
     clip, micro_batches = Clip(run.config.training.clip_norm), MicroBatches(run.config.training.accumulation_steps)
     if "clip" in run.cures:
         clip.load_state_dict(run.cures["clip"])
-    observer = Observer()
-    if run.observer:
+    observer = Observer() if run.ranks.is_first else None
+    if observer is not None and run.observer:
         observer.load_state_dict(run.observer)
     run.model.network.train()
     while not run.is_over:
@@ -123,9 +138,17 @@ def _loop(run: Run, hooks: Hooks, board: SummaryWriter) -> str:
         batch = next(batches).to(run.device)
         waited = time.perf_counter() - begin
         size = StepSize(run.model.network.parameters()) if run.learning_rate.wants_relative_step else None
-        observer.before_step(run, batch)
+        if observer is not None:
+            observer.before_step(run, batch)
         rate, limit = run.learning_rate.rate, clip.norm
-        objective, cures = _train_step(run, batch, clip, micro_batches)
+        asked = (asked_to_stop() or signal.SIGTERM) if run.ranks.size > 1 and hooks.should_stop() else 0
+        try:
+            objective, cures = _train_step(run, batch, clip, micro_batches, asked)
+        except PeerError:
+            if board is not None and run.step > 0:
+                board.flush()
+                save(run)
+            raise
         is_finite = math.isfinite(objective)
         for cure in cures:
             run.log.write("cure", epoch=run.epoch, step=run.step + 1, **cure)
@@ -145,11 +168,12 @@ def _loop(run: Run, hooks: Hooks, board: SummaryWriter) -> str:
             )
         seconds = time.perf_counter() - begin
         progress = run.progress
-        observer.after_step(
-            run,
-            StepFacts(progress.losses[-1], progress.channels[-1], progress.grad_norms[-1], limit, rate, is_finite,
-                      waited, seconds),
-        )  # fmt: skip
+        if observer is not None:
+            observer.after_step(
+                run,
+                StepFacts(progress.losses[-1], progress.channels[-1], progress.grad_norms[-1], limit, rate, is_finite,
+                          waited, seconds),
+            )  # fmt: skip
         run.progress.wait_s += waited
         run.progress.train_s += seconds
         run.wall_s += seconds
@@ -157,16 +181,15 @@ def _loop(run: Run, hooks: Hooks, board: SummaryWriter) -> str:
         run.place += 1
         if _control(run, hooks, objective, size.relative() if size is not None else None):
             batches = _batches(run)
-            observer.forget_batches()
-        run.observer = observer.state_dict()
+            if observer is not None:
+                observer.forget_batches()
+        if observer is not None:
+            run.observer = observer.state_dict()
         if run.step % run.windows.steps_per_epoch == 0:
-            _end_epoch(run, hooks, board)
-            diagnose_in_training(run, hooks.on_diagnosis, force=hooks.force)
-            # After all that this step writes into the log: who goes on from here does not come by it again.
-            if run.epoch % run.config.output.checkpoint_interval_epochs == 0 and not run.is_over:
-                board.flush()
-                save(run)
-        if hooks.should_stop() and not run.is_over:
+            record, decision = _end_epoch(run)
+            run.ranks.alone(partial(_after_epoch, run, hooks, board, record, decision))
+        # Of several processes all stop after the same step, that in which they heard that one of them was asked.
+        if (run.ranks.asked if run.ranks.size > 1 else hooks.should_stop()) and not run.is_over:
             return "interrupted"
     return "finished"
 
@@ -209,22 +232,32 @@ def _record(run: Run, hooks: Hooks, epoch: int, decision: Decision, before: floa
     hooks.on_decision(epoch, decision, before, after)
 
 
-def _train_step(run: Run, batch: Batch, clip: Clip, micro_batches: MicroBatches) -> tuple[float, list[dict[str, Any]]]:
-    """One step; what was minimised, NaN where the gradient was not finite, and what was mended."""
+def _train_step(
+    run: Run, batch: Batch, clip: Clip, micro_batches: MicroBatches, asked: int
+) -> tuple[float, list[dict[str, Any]]]:
+    """One step; what was minimised, NaN where the gradient was not finite, and what was mended.
+
+    `asked` is the signal that asked to stop, which the other processes are told.
+    """
     rate = run.learning_rate.rate
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["lr_ratio"]
-    statistics_before = [buffer.clone() for buffer in run.model.network.buffers()]
+    network = run.model.network
+    statistics_before = [buffer.clone() for buffer in network.buffers()]
     run.optimizer.zero_grad(set_to_none=True)
-    sums, split = micro_batches.backward(run, batch)
+    try:
+        sums, split = micro_batches.backward(run, batch)
+        sums = run.ranks.sum_step(network.parameters(), sums, asked=asked, place=run.place, rate=rate)
+    except PeerError:
+        _put_back(network, statistics_before)  # the state is that before the step
+        raise
     channels, loss = run.loss.channels(sums), run.loss.total(sums)
-    norm = torch.nn.utils.clip_grad_norm_(run.model.network.parameters(), clip.norm)
+    norm = torch.nn.utils.clip_grad_norm_(network.parameters(), clip.norm)
     is_finite = bool(norm.isfinite())
     if is_finite:
         run.optimizer.step()
     else:  # neither weights nor the statistics of normalization may take in what is not a number
-        for buffer, before in zip(run.model.network.buffers(), statistics_before, strict=True):
-            buffer.copy_(before)
+        _put_back(network, statistics_before)
     run.progress.losses.append(float(loss))
     run.progress.channels.append(channels.tolist())
     run.progress.grad_norms.append(float(norm))
@@ -232,7 +265,14 @@ def _train_step(run: Run, batch: Batch, clip: Clip, micro_batches: MicroBatches)
     return objective, [cure for cure in (split, clip.observe(float(norm))) if cure is not None]
 
 
-def _end_epoch(run: Run, hooks: Hooks, board: SummaryWriter) -> None:
+@torch.no_grad()
+def _put_back(network: nn.Module, buffers: list[torch.Tensor]) -> None:
+    for buffer, before in zip(network.buffers(), buffers, strict=True):
+        buffer.copy_(before)
+
+
+def _end_epoch(run: Run) -> tuple[dict[str, Any], Decision]:
+    """Validates; the epoch's record, and what the learning rate's owner says to it."""
     epoch = run.epoch - 1
     begin = time.perf_counter()
     sums = validate(run)
@@ -246,15 +286,29 @@ def _end_epoch(run: Run, hooks: Hooks, board: SummaryWriter) -> None:
         }
     run.wall_s += time.perf_counter() - begin
     record = epoch_record(run, epoch, val_loss, run.loss.channels(sums).tolist(), rate)
+    run.progress = Progress()
+    return record, decision
+
+
+def _after_epoch(
+    run: Run, hooks: Hooks, board: SummaryWriter | None, record: dict[str, Any], decision: Decision
+) -> None:
+    """What the first process does alone: log, metrics, diagnosis, checkpoint."""
+    assert board is not None
+    epoch = record["epoch"]
     write_epoch(run, board, record)
     if decision.action != "none":
-        _record(run, hooks, epoch, decision, rate)
-    run.progress = Progress()
+        _record(run, hooks, epoch, decision, record["lr"])
     interval = run.config.output.metrics_interval_epochs
     if (epoch + 1) % interval == 0 and hooks.score is not None and not run.is_over:
         write_score(run, board, hooks.score(run.model, False), epoch)
         run.model.network.train()
     hooks.on_epoch(record)
+    diagnose_in_training(run, hooks.on_diagnosis, force=hooks.force)
+    # After all that this step writes into the log: who goes on from here does not come by it again.
+    if run.epoch % run.config.output.checkpoint_interval_epochs == 0 and not run.is_over:
+        board.flush()
+        save(run)
 
 
 def _final_score(run: Run, hooks: Hooks, board: SummaryWriter, status: str) -> None:
