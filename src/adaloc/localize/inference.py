@@ -106,7 +106,7 @@ def localize_stream(
     """
     device = next(model.network.parameters()).device
     context = model.config.data.consecutive_frames // 2
-    plan = _plan(model, movie, view, device)
+    plan = plan_of(model, movie, view, device)
     model.network.eval()
 
     def read(span: tuple[int, int]) -> FrameArray:
@@ -190,7 +190,8 @@ def _localize_tile(
     return replace(table, x=table.x + tile.read.left, y=table.y + tile.read.top)
 
 
-def _plan(model: Model, movie: Movie, view: View, device: torch.device) -> TilePlan:
+def plan_of(model: Model, movie: Movie, view: View, device: torch.device) -> TilePlan:
+    """The tiles of a movie, and how many frames of them the network sees at once."""
     at_once = _CPU_BYTES_AT_ONCE if device.type == "cpu" else _GPU_BYTES_AT_ONCE
     return plan_tiles(
         view.region,
