@@ -1,7 +1,7 @@
 """`adaloc bench speed`: what each stage of training and localization takes, for a config and against another one.
 
 Everything is timed in turns in one process, a fixed reference computation included, and what is compared are ratios
-within a turn: whatever else the machine does slows both sides.
+within a turn: whatever else the machine does slows both sides. One thread on a CPU is timed by its processor time.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from adaloc.bench.speed_stages import (
     FIELD_PX,
     LOCALIZATION,
     TRAINING,
+    Clock,
     Workload,
     prepare,
     time_stages,
@@ -69,6 +69,7 @@ def run_speed(configs: Mapping[str, Config], *, repeats: int, threads: int, cons
         "version": __version__,
         "device": describe_device(device),
         "threads": threads,
+        "clock": "processor time" if device.type == "cpu" and threads == 1 else "wall time",
         "repeats": repeats,
         "load_average": [round(load_before, 1), round(os.getloadavg()[0], 1)],
         "reference_s": statistics.median(references),
@@ -77,7 +78,7 @@ def run_speed(configs: Mapping[str, Config], *, repeats: int, threads: int, cons
     }
 
 
-def reference_seconds(device: torch.device) -> float:
+def reference_seconds(device: torch.device, clock: Clock) -> float:
     """What a fixed computation takes now: a convolution forwards and backwards, and a product of matrices."""
     generator = torch.Generator().manual_seed(0)
     shape = (4, _REFERENCE_CHANNELS, _REFERENCE_PX, _REFERENCE_PX)
@@ -86,11 +87,11 @@ def reference_seconds(device: torch.device) -> float:
     matrix = torch.randn((_REFERENCE_ROWS, _REFERENCE_ROWS), generator=generator).to(device)
     best = float("inf")
     for _ in range(3):
-        begin = _now(device)
+        begin = clock()
         F.conv2d(image, kernel.requires_grad_(), padding=1).square().sum().backward()  # type: ignore[no-untyped-call]
         for _ in range(4):
             matrix @ matrix
-        best = min(best, _now(device) - begin)
+        best = min(best, clock() - begin)
     return best
 
 
@@ -160,7 +161,8 @@ def changes_to(baseline: dict[str, Any], results: dict[str, Any]) -> dict[str, f
 
 def show(results: dict[str, Any], changes: Mapping[str, float], console: Console) -> None:
     """Prints a table for each config, the ratios, and what is slower than the baseline."""
-    where = f"{results['device']}, load {results['load_average'][0]:g} to {results['load_average'][1]:g}"
+    low, high = results["load_average"]
+    where = f"{results['device']}, {results['clock']}, load {low:g} to {high:g}"
     for index, (name, measured) in enumerate(results["configs"].items()):
         title = f"{name}: {measured['num_parameters']:,} parameters; {where}; medians of {results['repeats']}"
         table = Table(title=title, title_justify="left", box=None, pad_edge=False)
@@ -203,17 +205,11 @@ def _take_turns(
     """A turn of the reference and of each workload, again and again; the first turn pays for caches and is dropped."""
     references: list[float] = []
     turns: dict[str, list[Turn]] = {name: [] for name in works}
-    device = next(iter(works.values())).run.device
+    first = next(iter(works.values()))
     with ProgressLine(console, "timing", repeats + 1, "turns") as line:
         for turn in range(repeats + 1):
-            references.append(reference_seconds(device))
+            references.append(reference_seconds(first.run.device, first.clock))
             for name, work in works.items():
                 turns[name].append(time_stages(work))
             line.update(turn + 1)
     return references[1:], {name: rows[1:] for name, rows in turns.items()}
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from adaloc.localize.movie.find import open_movie
 from adaloc.localize.outputs import DEFAULT_FORMATS, MovieFacts, output_paths, write_outputs
 from adaloc.localize.tiles import blocks
 from adaloc.localize.work_file import WorkFile
+from adaloc.models.folding import fold_normalization
 from adaloc.models.model_file import Model
 from adaloc.simulation.field_map import FieldMap, read_field_map
 from adaloc.simulation.frames import simulate_sample
@@ -39,6 +40,7 @@ from adaloc.training.run import Run, batch_errors, batch_targets, predict, setup
 TRAINING = ("simulate", "load", "encode targets", "forward", "loss", "backward", "optimizer", "validate")
 LOCALIZATION = ("read", "infer", "decode", "write")
 FIELD_PX = 128
+Clock = Callable[[], float]
 _NUM_FRAMES = 12  # of the field
 _MOVIE_FRAMES = 8  # of a training sample
 _NUM_VALIDATION = 4
@@ -59,6 +61,7 @@ class Workload:
         outputs_BKHW: network outputs for it that say the truth, so that there is as much to find as in a real movie.
         folder: for files.
         frames_per_window: simulated for each fresh window that is trained on; 0 without fresh windows.
+        clock: what stages are timed with.
     """
 
     config: Config
@@ -69,6 +72,7 @@ class Workload:
     outputs_BKHW: torch.Tensor
     folder: Path
     frames_per_window: float
+    clock: Clock
     step: int = 0
 
     @property
@@ -120,16 +124,8 @@ def prepare(config: Config, folder: Path, num_threads: int) -> Workload:
     fresh = config.data.fresh_share
     per_window = FreshWindows(_with_fresh(small, config), run.device).frames_per_window if fresh > 0 else 0.0
     outputs = _true_outputs(run.model, sample.emitters, sample.background_T.mean())
-    return Workload(
-        config,
-        run,
-        psf,
-        field_map,
-        open_movie(folder / "field.tif"),
-        outputs.to(run.device),
-        folder,
-        fresh * per_window,
-    )
+    clock, movie = make_clock(run.device, num_threads), open_movie(folder / "field.tif")
+    return Workload(config, run, psf, field_map, movie, outputs.to(run.device), folder, fresh * per_window, clock)
 
 
 def time_stages(work: Workload) -> dict[str, float]:
@@ -147,25 +143,25 @@ def _time_training(work: Workload) -> dict[str, float]:
     run, device = work.run, work.run.device
     seconds: dict[str, float] = {}
     simulation = run.config.simulation.model_copy(update={"num_frames": _SIMULATED_FRAMES})
-    with torch.inference_mode(), _timed(seconds, "simulate", _SIMULATED_FRAMES, device):
+    with torch.inference_mode(), _timed(seconds, "simulate", _SIMULATED_FRAMES, work.clock):
         simulate_sample(simulation, work.psf, work.field_map, seed=work.config.seed, index=work.step, device=device)
-    with _timed(seconds, "load", work.num_targets, device):
+    with _timed(seconds, "load", work.num_targets, work.clock):
         batch = run.windows[work.step].to(device)
-    with _timed(seconds, "encode targets", work.num_targets, device):
+    with _timed(seconds, "encode targets", work.num_targets, work.clock):
         targets = batch_targets(run, batch)
     run.optimizer.zero_grad(set_to_none=True)
-    with _timed(seconds, "forward", work.num_targets, device):
+    with _timed(seconds, "forward", work.num_targets, work.clock):
         outputs = predict(run, batch)
-    with _timed(seconds, "loss", work.num_targets, device):
+    with _timed(seconds, "loss", work.num_targets, work.clock):
         objective = run.loss.objective(run.loss.sums(outputs, targets))
-    with _timed(seconds, "backward", work.num_targets, device):
+    with _timed(seconds, "backward", work.num_targets, work.clock):
         objective.backward()  # type: ignore[no-untyped-call]
-    with _timed(seconds, "optimizer", work.num_targets, device):
+    with _timed(seconds, "optimizer", work.num_targets, work.clock):
         torch.nn.utils.clip_grad_norm_(run.model.network.parameters(), run.config.training.clip_norm)
         run.optimizer.step()
     validation = run.validation[work.step % len(run.validation)]
     run.model.network.eval()
-    with torch.inference_mode(), _timed(seconds, "validate", len(validation.adu_BTHW), device):
+    with torch.inference_mode(), _timed(seconds, "validate", len(validation.adu_BTHW), work.clock):
         batch_errors(run, validation)
     run.model.network.train()
     work.step += 1
@@ -177,43 +173,55 @@ def _time_localization(work: Workload) -> dict[str, float]:
     seconds: dict[str, float] = {}
     model, num = run.model, movie.num_frames
     context = work.config.data.consecutive_frames // 2
-    with _timed(seconds, "read", num, device):
+    with _timed(seconds, "read", num, work.clock):
         frames = movie.read(0, num)
     plan = plan_of(model, movie, view_of(movie), device)
     targets = num - 2 * context
-    model.network.eval()
+    folded = replace(model, network=fold_normalization(model.network))
     with torch.inference_mode():
-        with _timed(seconds, "infer", targets, device):
+        with _timed(seconds, "infer", targets, work.clock):
             for first, last in blocks(0, targets, plan.frames_at_once):
                 for tile in plan.tiles:
                     cut = frames[first : last + 2 * context, tile.read.rows, tile.read.columns]
-                    model.predict(torch.from_numpy(cut.astype("float32")).to(device)[None])
-        with _timed(seconds, "decode", num, device):
+                    folded.predict(torch.from_numpy(cut.astype("float32")).to(device)[None])
+        with _timed(seconds, "decode", num, work.clock):
             table = find_localizations(model.scaling.to_physical(work.outputs_BKHW), 0)
-    model.network.train()
     copies = [replace(table, frame=table.frame + i * num) for i in range(_WRITTEN_COPIES)]
     whole, length = concatenate(copies), num * _WRITTEN_COPIES
     simulation = work.config.simulation
     facts = MovieFacts(simulation.optics.pixel_size_nm, (FIELD_PX, FIELD_PX), length, None, is_3d=True)
-    with _timed(seconds, "write", length, device), WorkFile(work.folder / "field.unfinished", {}, resume=False) as file:
+    with (
+        _timed(seconds, "write", length, work.clock),
+        WorkFile(work.folder / "field.unfinished", {}, resume=False) as file,
+    ):
         file.append(Block(0, length, whole))
         write_outputs(output_paths(work.folder / "field.csv", DEFAULT_FORMATS), file.rows(), facts)
         file.delete()
     return seconds
 
 
+def make_clock(device: torch.device, num_threads: int) -> Clock:
+    """Seconds that count what is computed, as far as that can be told from what the machine does besides.
+
+    With one thread on the CPU, the processor time of the process: other processes hardly change it, but waiting for a
+    disk is not in it. Else the time of the day, after all that was started on a GPU.
+    """
+    if device.type == "cpu" and num_threads == 1:
+        return time.process_time
+
+    def wall() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return wall
+
+
 @contextmanager
-def _timed(seconds: dict[str, float], name: str, units: int, device: torch.device) -> Iterator[None]:
-    """Times its block, with all that it started on a GPU."""
-    begin = _now(device)
+def _timed(seconds: dict[str, float], name: str, units: int, clock: Clock) -> Iterator[None]:
+    begin = clock()
     yield
-    seconds[name] = (_now(device) - begin) / units
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+    seconds[name] = (clock() - begin) / units
 
 
 def _with_fresh(small: Config, config: Config) -> Config:

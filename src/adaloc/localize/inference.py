@@ -16,6 +16,7 @@ from adaloc.errors import ConfigError
 from adaloc.localize.candidates import CONTEXT_PX, find_localizations
 from adaloc.localize.movie.interface import ArrayMovie, FrameArray, Movie
 from adaloc.localize.tiles import Box, Tile, TilePlan, blocks, plan_tiles
+from adaloc.models.folding import fold_normalization
 from adaloc.models.model_file import Model
 from adaloc.simulation.camera_maps import CameraMaps
 
@@ -108,6 +109,7 @@ def localize_stream(
     context = model.config.data.consecutive_frames // 2
     plan = plan_of(model, movie, view, device)
     model.network.eval()
+    folded = replace(model, network=fold_normalization(model.network))
 
     def read(span: tuple[int, int]) -> FrameArray:
         begin, end = span
@@ -121,7 +123,7 @@ def localize_stream(
         tables = []
         for first, last in blocks(begin, end, plan.frames_at_once):
             run = frames[first - begin : last - begin + 2 * context]
-            parts = [_localize_tile(model, run, tile, first, threshold, maps, device) for tile in plan.tiles]
+            parts = [_localize_tile(folded, run, tile, first, threshold, maps, device) for tile in plan.tiles]
             tables.append(concatenate(parts).sorted_by_frame())
         yield Block(begin, end, concatenate(tables))
 
