@@ -5,6 +5,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Made with: adaloc bench speed --quick --out benchmarks/results/speed_quick.json
+BASELINE := benchmarks/results/speed_quick.json
 
 .PHONY: train test check bench-quick setup setup-test clean
 
@@ -21,7 +23,7 @@ check: setup-test
 	$(BIN)/python -m pytest tests/test_architecture.py
 
 bench-quick: setup
-	$(BIN)/adaloc bench speed --quick --baseline benchmarks/results/speed_quick.json
+	$(BIN)/adaloc bench speed --quick $(if $(wildcard $(BASELINE)),--baseline $(BASELINE))
 
 setup: $(VENV)/.installed
 

@@ -37,7 +37,7 @@ def work(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Workload:
 def test_one_run_times_every_stage_of_both_configs_and_writes_json(config: Config, tmp_path: Path) -> None:
     console = Console(record=True, width=140)
     decode = small_config(tmp_path, network={"type": "decode", "base_channels": 4, "depth": 1})
-    results = run_speed({"ours": config, "theirs": decode}, repeats=2, threads=1, console=console)
+    results = run_speed({"ours": config, "theirs": decode}, repeats=2, threads=1, seconds=600.0, console=console)
     for measured in results["configs"].values():
         assert tuple(measured["stages"]) == TRAINING + LOCALIZATION
         assert all(stage["per_s"] > 0 and stage["references"] > 0 for stage in measured["stages"].values())
@@ -106,6 +106,11 @@ def test_with_one_thread_the_clock_counts_what_is_computed_alone() -> None:
     assert wall() - begin >= 0.05
 
 
+def test_no_turn_begins_after_the_seconds_are_over(config: Config) -> None:
+    results = run_speed({"ours": config}, repeats=50, threads=1, seconds=0.0, console=Console(quiet=True))
+    assert results["repeats"] == 1
+
+
 def test_the_reference_is_the_same_computation_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     convolve = speed.F.conv2d
@@ -168,14 +173,9 @@ def test_a_level_that_a_seed_did_not_reach_has_no_median(quality: ModuleType) ->
     def row(method: str, *times: float | None) -> dict[str, Any]:
         return {"method": method, "seconds_to": dict(zip(("60", "70"), times, strict=True))}
 
-    summary = quality.summarize(
-        [
-            row("default", 10.0, 20.0),
-            row("default", 12.0, 30.0),
-            row("decode", 110.0, None),
-            row("decode", 220.0, 500.0),
-        ]
-    )
+    rows = [row("default", 10.0, 20.0), row("default", 12.0, 30.0)]
+    rows += [row("decode", 110.0, None), row("decode", 220.0, 500.0)]
+    summary = quality.summarize(rows)
     assert summary["seconds_to"]["decode"] == {"60": 165.0, "70": None}
     assert summary["default_is_sooner_by"]["decode"] == {"60": 15.0, "70": None}
 

@@ -9,8 +9,10 @@ import typer
 
 from adaloc.cli_guard import console, guarded
 from adaloc.config_file import load_config, read_json
+from adaloc.errors import ConfigError
 
 _QUICK_REPEATS, _REPEATS = 15, 9
+_QUICK_SECONDS, _SECONDS = 80.0, 3600.0  # of the turns; a start and one turn more come on top
 
 
 @guarded
@@ -21,7 +23,9 @@ def speed(
     against: Annotated[Path | None, typer.Option("--against", help="Another config, timed in turns with it.")] = None,
     repeats: Annotated[int | None, typer.Option(min=1, help="Turns; medians are given. Default: 9.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
-    quick: Annotated[bool, typer.Option("--quick", help="A report in under two minutes, of --config alone.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="At most 15 turns that begin within 80 s, of --config alone.")
+    ] = False,
     baseline: Annotated[
         Path | None, typer.Option("--baseline", help="JSON of an earlier --out; says which stages are slower now.")
     ] = None,
@@ -33,12 +37,14 @@ def speed(
     """
     from adaloc.bench.speed import changes_to, run_speed, show, write_results
 
+    if quick and against is not None:
+        raise ConfigError("--quick times one config alone. Leave it out to compare with --against.")
     before = None if baseline is None else read_json(baseline, "baseline")
-    paths = [config] if quick or against is None else [config, against]
+    paths = [config] if against is None else [config, against]
     turns = repeats or (_QUICK_REPEATS if quick else _REPEATS)
-    results = run_speed(
-        {path.stem: load_config(path) for path in paths}, repeats=turns, threads=threads, console=console
-    )
+    configs = {path.stem: load_config(path) for path in paths}
+    seconds = _QUICK_SECONDS if quick else _SECONDS
+    results = run_speed(configs, repeats=turns, threads=threads, seconds=seconds, console=console)
     show(results, {} if before is None else changes_to(before, results), console)
     if out is not None:
         command = f"adaloc bench speed --config {config.name} --repeats {turns} --threads {threads}"

@@ -10,6 +10,7 @@ import json
 import os
 import statistics
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,16 @@ _REFERENCE_CHANNELS, _REFERENCE_PX, _REFERENCE_ROWS = 32, 64, 512
 Turn = dict[str, float]
 
 
-def run_speed(configs: Mapping[str, Config], *, repeats: int, threads: int, console: Console) -> dict[str, Any]:
+def run_speed(
+    configs: Mapping[str, Config], *, repeats: int, threads: int, seconds: float, console: Console
+) -> dict[str, Any]:
     """Times all stages of each config `repeats` times, in turns.
 
     Args:
         configs: by the name to show; the first is compared with the second, where there is one.
         repeats: turns; what is given are medians over them.
         threads: of torch.
+        seconds: after which no further turn begins, whatever `repeats` is; one is always taken.
         console: where progress goes.
 
     Returns:
@@ -61,7 +65,7 @@ def run_speed(configs: Mapping[str, Config], *, repeats: int, threads: int, cons
         works = {
             name: prepare(config, Path(folder) / str(i), threads) for i, (name, config) in enumerate(configs.items())
         }
-        references, turns = _take_turns(works, repeats, console)
+        references, turns = _take_turns(works, repeats, seconds, console)
         measured = {name: summarize(work, turns[name], references) for name, work in works.items()}
         device = next(iter(works.values())).run.device
     first, *others = measured
@@ -70,7 +74,7 @@ def run_speed(configs: Mapping[str, Config], *, repeats: int, threads: int, cons
         "device": describe_device(device),
         "threads": threads,
         "clock": "processor time" if device.type == "cpu" and threads == 1 else "wall time",
-        "repeats": repeats,
+        "repeats": len(references),
         "load_average": [round(load_before, 1), round(os.getloadavg()[0], 1)],
         "reference_s": statistics.median(references),
         "configs": measured,
@@ -200,14 +204,17 @@ def write_results(results: dict[str, Any], command: str, path: Path) -> None:
 
 
 def _take_turns(
-    works: Mapping[str, Workload], repeats: int, console: Console
+    works: Mapping[str, Workload], repeats: int, seconds: float, console: Console
 ) -> tuple[list[float], dict[str, list[Turn]]]:
     """A turn of the reference and of each workload, again and again; the first turn pays for caches and is dropped."""
     references: list[float] = []
     turns: dict[str, list[Turn]] = {name: [] for name in works}
     first = next(iter(works.values()))
+    began = time.monotonic()
     with ProgressLine(console, "timing", repeats + 1, "turns") as line:
         for turn in range(repeats + 1):
+            if turn > 1 and time.monotonic() - began > seconds:
+                break
             references.append(reference_seconds(first.run.device, first.clock))
             for name, work in works.items():
                 turns[name].append(time_stages(work))
