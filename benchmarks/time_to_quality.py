@@ -13,6 +13,7 @@ The clock is that of the run: training and validation, no start-up, no reports. 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -72,10 +73,9 @@ def main() -> None:
         parser.error(f"--methods: {', '.join(unknown)} is not known; choose from {', '.join(METHODS)}")
     console, rows = Console(), []
     machine = {"num_threads": options.threads, "device": options.device}
-    for seed in options.seeds:
-        for method in methods:
-            config = config_of(method, seed, options.work, machine)
-            events = train_until(config, options.cap)
+    with listen():
+        for seed, method in itertools.product(options.seeds, methods):
+            events = train_until(config_of(method, seed, options.work, machine), options.cap)
             if (number := asked_to_stop()) is not None:
                 raise SystemExit(exit_status(number))
             rows.append({"method": method, "seed": seed, **describe(curve(events))})
@@ -122,13 +122,12 @@ def train_until(config: Config, cap_s: float) -> list[Event]:
     if not path.is_file():
         log.unlink(missing_ok=True)  # of a run that was stopped before its first checkpoint
     highest = Highest(log)
-    with listen():
-        run = setup(config, training, validation, load_checkpoint(path, config) if path.is_file() else None)
+    run = setup(config, training, validation, load_checkpoint(path, config) if path.is_file() else None)
 
-        def should_stop() -> bool:
-            return asked_to_stop() is not None or run.wall_s >= cap_s or highest.percent >= LEVELS[-1]
+    def should_stop() -> bool:
+        return asked_to_stop() is not None or run.wall_s >= cap_s or highest.percent >= LEVELS[-1]
 
-        fit(run, Hooks(on_epoch=highest.note, should_stop=should_stop, force=True))
+    fit(run, Hooks(on_epoch=highest.note, should_stop=should_stop, force=True))
     return read_events(log)
 
 
