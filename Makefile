@@ -1,11 +1,14 @@
 # make train   sets everything up, simulates the reference data if needed, trains, and shows what came out
 # make test    sets everything up and runs the tests
 # make check   ruff, mypy strict, and the order of the layers
+# make bench-quick   what each stage takes in units of a fixed computation, against the kept baseline; a report, no test
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Made with: adaloc bench speed --quick --out benchmarks/results/speed_quick.json
+BASELINE := benchmarks/results/speed_quick.json
 
-.PHONY: train test check setup setup-test clean
+.PHONY: train test check bench-quick setup setup-test clean
 
 train: setup
 	$(BIN)/python start_adaptive_training.py
@@ -18,6 +21,9 @@ check: setup-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py
+
+bench-quick: setup
+	$(BIN)/adaloc bench speed --quick $(if $(wildcard $(BASELINE)),--baseline $(BASELINE))
 
 setup: $(VENV)/.installed
 

@@ -29,6 +29,7 @@ from adaloc.cli_locs import locs_app
 from adaloc.cli_monitor import monitor_app
 from adaloc.cli_monitor import parse_language as _parse_language
 from adaloc.cli_psf import spline
+from adaloc.cli_speed import speed
 from adaloc.cli_tune import tune
 from adaloc.config import Config
 from adaloc.config_file import load_config
@@ -189,6 +190,7 @@ app.command()(convert)
 app.add_typer(evaluate_app)
 app.add_typer(locs_app)
 app.command()(tune)
+bench_app.command()(speed)
 app.add_typer(bench_app, name="bench")
 
 

@@ -92,6 +92,9 @@ class DataConfig(Section):
 class NetworkConfig(Section):
     """Two U-Nets: one reads each frame, the other joins the frames' features."""
 
+    type: Literal["adaloc", "decode"] = Field(
+        "adaloc", description="decode: the network of DECODE, to compare with; only base_channels and depth are its"
+    )
     base_channels: int = Field(16, ge=1, le=1024, description="finest width of the first stage")
     depth: int = Field(2, ge=0, le=5, description="halvings of the resolution")
     first_stage_depth: int | None = Field(None, ge=0, le=5, description="null: as depth")
@@ -99,6 +102,15 @@ class NetworkConfig(Section):
     head_channels: int | None = Field(None, ge=1, le=4096, description="null: three times second_stage_channels")
     first_stage: Literal["shared", "independent"] = "shared"
     normalization: Literal["batch", "none"] = "batch"
+
+    @model_validator(mode="after")
+    def _decode_has_two_keys(self) -> NetworkConfig:
+        own = ("type", "base_channels", "depth")
+        fields = type(self).model_fields
+        changed = [name for name in fields if name not in own and getattr(self, name) != fields[name].default]
+        if self.type == "decode" and changed:
+            raise ValueError(f'the network "decode" has base_channels and depth alone; remove {", ".join(changed)}')
+        return self
 
 
 class UnifiedLossConfig(Section):
@@ -146,6 +158,7 @@ SchedulerType = Literal[
     "cosine",
     "warm_restarts",
     "cyclical",
+    "step",
     "one_cycle",
     "wsd",
 ]
@@ -163,6 +176,8 @@ class AdaptiveLRConfig(Section):
     plateau_min_lr: float = Field(1e-6, ge=0, lt=10)
     cosine_restart_periods: list[Annotated[int, Field(ge=1)]] = Field([100, 200, 400], min_length=1)
     cycle_epochs: int = Field(50, ge=2, description="cyclical: from the lowest rate up to the full one and back")
+    step_epochs: int = Field(50, ge=1, description="step: epochs between two steps down")
+    step_factor: float = Field(0.9, gt=0, le=1, description="step: what the rate is multiplied by")
     adaptive_threshold: float = Field(0.001, ge=0)
     loss_window_size: int = Field(20, ge=10)
     lr_boost_factor: float = Field(1.5, gt=1)
@@ -194,6 +209,9 @@ class TrainingConfig(Section):
         1, ge=1, description="parts in which a batch goes through the network, for less memory; the step is the same"
     )
     clip_norm: float = Field(1.0, gt=0)
+    raise_clip_norm: bool = Field(
+        True, description="raise clip_norm once when the usual norm is 100 times above it, which is taken for a mistake"
+    )
     loss_type: Literal["unified_decode", "simple_combined", "gaussian_mixture"] = "unified_decode"
     mixture_weight: float = Field(
         0.0,

@@ -17,6 +17,7 @@ from adaloc.errors import ConfigError
 from adaloc.localize.candidates import CONTEXT_PX, find_localizations
 from adaloc.localize.movie.interface import ArrayMovie, FrameArray, Movie
 from adaloc.localize.tiles import Box, Tile, TilePlan, blocks, plan_tiles
+from adaloc.models.folding import fold_normalization
 from adaloc.models.model_file import Model
 from adaloc.simulation.camera_maps import CameraMaps
 
@@ -107,8 +108,9 @@ def localize_stream(
     """
     device = next(model.network.parameters()).device
     context = model.config.data.consecutive_frames // 2
-    plan = _plan(model, movie, view, device)
+    plan = plan_of(model, movie, view, device)
     model.network.eval()
+    folded = replace(model, network=fold_normalization(model.network))
 
     def read(span: tuple[int, int]) -> FrameArray:
         begin, end = span
@@ -122,7 +124,7 @@ def localize_stream(
         tables = []
         for first, last in blocks(begin, end, plan.frames_at_once):
             run = frames[first - begin : last - begin + 2 * context]
-            parts = [_localize_tile(model, run, tile, first, threshold, maps, device) for tile in plan.tiles]
+            parts = [_localize_tile(folded, run, tile, first, threshold, maps, device) for tile in plan.tiles]
             tables.append(concatenate(parts).sorted_by_frame())
         yield Block(begin, end, concatenate(tables))
 
@@ -193,7 +195,8 @@ def _localize_tile(
     return replace(table, x=table.x + tile.read.left, y=table.y + tile.read.top)
 
 
-def _plan(model: Model, movie: Movie, view: View, device: torch.device) -> TilePlan:
+def plan_of(model: Model, movie: Movie, view: View, device: torch.device) -> TilePlan:
+    """The tiles of a movie, and how many frames of them the network sees at once."""
     at_once = _CPU_BYTES_AT_ONCE if device.type == "cpu" else _GPU_BYTES_AT_ONCE
     return plan_tiles(
         view.region,

@@ -15,8 +15,12 @@ from adaloc.config_file import dump_config, parse_config
 from adaloc.data.scaling import Scaling
 from adaloc.errors import CheckpointError, ConfigError
 from adaloc.files import atomic_path
+from adaloc.models.decode_network import DecodeNetwork
 from adaloc.models.network import LocalizationNetwork
 from adaloc.simulation.camera import to_photons
+
+Network = LocalizationNetwork | DecodeNetwork
+"""What a model can be made of: frames in, six or ten channels out, in two stages with a margin around tiles."""
 
 MODEL_FORMAT = "adaloc-model"
 FORMAT_VERSION = 1
@@ -26,7 +30,7 @@ FORMAT_VERSION = 1
 class Model:
     """A network and what its numbers mean."""
 
-    network: LocalizationNetwork
+    network: Network
     config: Config
     scaling: Scaling
 
@@ -51,15 +55,6 @@ def make_model(config: Config, scaling: Scaling) -> Model:
     """A fresh model; its weights come from torch's global generator."""
     network = _make_network(config, scaling)
     return Model(network.to(memory_format=torch.channels_last), config, scaling)  # type: ignore[call-overload]
-
-
-def _make_network(config: Config, scaling: Scaling) -> LocalizationNetwork:
-    return LocalizationNetwork(
-        config.network,
-        config.data.consecutive_frames,
-        prior=scaling.prior,
-        predicts_sigma=config.training.predicts_sigma,
-    )
 
 
 def save_model(path: Path, model: Model) -> None:
@@ -117,6 +112,21 @@ def _refuse_other_shapes(config: Config, scaling: Scaling, weights: dict[str, to
             raise ValueError(f"{name} does not have the shape that the config asks for")
         if given.is_floating_point() and not bool(torch.isfinite(given).all()):
             raise ValueError(f"{name} holds values that are not finite")
+
+
+def _make_network(config: Config, scaling: Scaling) -> Network:
+    frames, prior, sigma = config.data.consecutive_frames, scaling.prior, config.training.predicts_sigma
+    if config.network.type == "decode":
+        mean, unit = scaling.mean, scaling.unit()
+        return DecodeNetwork(
+            config.network,
+            frames,
+            prior,
+            predicts_sigma=sigma,
+            offset_mean_px=(mean[0], mean[1]),
+            offset_unit_px=(unit[0], unit[1]),
+        )
+    return LocalizationNetwork(config.network, frames, prior, predicts_sigma=sigma)
 
 
 def save_tensors(path: Path, contents: dict[str, Any]) -> None:

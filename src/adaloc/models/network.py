@@ -82,7 +82,7 @@ class LocalizationNetwork(nn.Module):
             *_convolution(width, head_width, config.normalization),
             output,
         )
-        self._initialize(output, prior)
+        initialize_weights(self, output, prior)
 
     def forward(self, frames_BTHW: torch.Tensor) -> torch.Tensor:
         """Predicts the target frames of each run; with three frames a window, the outer two are context.
@@ -125,18 +125,25 @@ class LocalizationNetwork(nn.Module):
         """Shifts of the input by multiples of this shift the output and change nothing else."""
         return int(2 ** max(self._depths))
 
-    def _initialize(self, output: nn.Conv2d, prior: float) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        # The outputs start near the best constant, so the first loss is about that of knowing nothing.
-        nn.init.normal_(output.weight, std=1e-3)
-        assert output.bias is not None
-        with torch.no_grad():
-            output.bias[CHANNELS.index("probability")] = math.log(prior / (1 - prior))
-            output.bias[len(CHANNELS) :] = math.log(math.e - 1)  # softplus of it is 1: as unsure as the targets vary
+
+def initialize_weights(network: nn.Module, output: nn.Conv2d, prior: float) -> None:
+    """Kaiming's initialization; the outputs start near the best constant, so the first loss is that of knowing nothing.
+
+    Args:
+        network: changed in place.
+        output: its last layer.
+        prior: share of pixels that hold an emitter.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    nn.init.normal_(output.weight, std=1e-3)
+    assert output.bias is not None
+    with torch.no_grad():
+        output.bias[CHANNELS.index("probability")] = math.log(prior / (1 - prior))
+        output.bias[len(CHANNELS) :] = math.log(math.e - 1)  # softplus of it is 1: as unsure as the targets vary
 
 
 def num_parameters(network: nn.Module) -> int:

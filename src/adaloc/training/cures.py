@@ -34,14 +34,16 @@ class Clip:
     Attributes:
         norm: the limit in force.
         recent: norms before clipping of the last steps at this limit.
+        may_rise: false leaves it as it is, whatever the norms are.
     """
 
     norm: float
     recent: list[float] = field(default_factory=list)
+    may_rise: bool = True
 
     def observe(self, norm: float) -> dict[str, Any] | None:
         """Takes in a norm before clipping; returns the cure's event when the limit was raised."""
-        if not math.isfinite(norm):
+        if not math.isfinite(norm) or not self.may_rise:
             return None
         self.recent = [*self.recent, norm][-_REMEMBERED_NORMS:]
         if len(self.recent) < _REMEMBERED_NORMS or statistics.median(self.recent) <= HARD_CLIPPING * self.norm:

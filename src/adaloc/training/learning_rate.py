@@ -10,7 +10,7 @@ from adaloc.config import AdaptiveLRConfig
 from adaloc.training.controller import AdaptiveLRManager
 from adaloc.training.decision import Decision
 from adaloc.training.literal import LiteralLRManager, PlateauRule, WarmupScheduler
-from adaloc.training.schedules import cosine, cyclical, one_cycle, warm_restarts, warmup_stable_decay
+from adaloc.training.schedules import cosine, cyclical, one_cycle, step, warm_restarts, warmup_stable_decay
 from adaloc.training.trend import Trend
 
 
@@ -174,6 +174,8 @@ def _shape(config: AdaptiveLRConfig, warmup: int, epochs: int) -> Callable[[floa
         return lambda epoch: warm_restarts(epoch - warmup, config.cosine_restart_periods)
     if config.scheduler_type == "cyclical":
         return lambda epoch: cyclical(epoch - warmup, config.cycle_epochs)
+    if config.scheduler_type == "step":
+        return lambda epoch: step(epoch - warmup, config.step_epochs, config.step_factor)
     if config.scheduler_type == "wsd":
         return lambda epoch: warmup_stable_decay(epoch, epochs, config.anneal_fraction)
     if config.scheduler_type == "one_cycle":

@@ -39,6 +39,15 @@ def cyclical(epoch: float, period: float) -> float:
     return 1 - abs(2 * (epoch / period % 1) - 1)
 
 
+def step(epoch: float, period: int, factor: float) -> float:
+    """`factor` once more after each period: torch's StepLR.
+
+    >>> step(9.9, 10, 0.5), step(10, 10, 0.5), step(25, 10, 0.5)
+    (1.0, 0.5, 0.25)
+    """
+    return float(factor ** int(epoch // period))
+
+
 def warmup_stable_decay(epoch: float, epochs: int, decay_fraction: float) -> float:
     """1, then a straight line to 0 over the last `decay_fraction` of the epochs (Hu et al. 2024).
 

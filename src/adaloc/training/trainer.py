@@ -124,7 +124,9 @@ def save(run: Run) -> None:
 
 def _loop(run: Run, hooks: Hooks, board: SummaryWriter | None) -> str:
     batches = _batches(run)
-    clip, micro_batches = Clip(run.config.training.clip_norm), MicroBatches(run.config.training.accumulation_steps)
+    training = run.config.training
+    clip = Clip(training.clip_norm, may_rise=training.raise_clip_norm)
+    micro_batches = MicroBatches(training.accumulation_steps)
     if "clip" in run.cures:
         clip.load_state_dict(run.cures["clip"])
     observer = Observer() if run.ranks.is_first else None
