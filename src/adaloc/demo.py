@@ -131,10 +131,10 @@ def run_demo(folder: Path, console: Console, size: DemoSize | None = None, langu
     )  # fmt: skip
     save_figure(plot_before_and_after(movie, found, asked, config), folder / PICTURE_FILE)
     summary = json.loads((config.output.save_dir / "summary.json").read_text(encoding="utf-8"))
-    result = {"seconds": round(time.monotonic() - begin, 1), "size": asdict(size), "structure": asdict(scores),
-              "validation": summary}  # fmt: skip
+    seconds = round(time.monotonic() - begin, 1)
+    result = {"seconds": seconds, "size": asdict(size), "structure": asdict(scores), "validation": summary}
     write_text(folder / RESULT_FILE, json.dumps(result, indent=2) + "\n")
-    _show(folder, config, scores, len(found), result["seconds"], console)
+    _show(folder, config, scores, len(found), seconds, console)
     return 0
 
 

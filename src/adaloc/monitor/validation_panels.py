@@ -45,10 +45,10 @@ def gallery(validation: Validation, say: Say) -> dict[str, list[FramePicture]]:
         return {}
     values = np.concatenate([np.array(frame.photons, dtype=np.float64).ravel() for frame in validation.frames])
     low, high = np.percentile(values, [0.5, 99.7])
-    shown: dict[str, list[FramePicture]] = {}
+    shown: dict[str, list[FramePicture]] = {"best": [], "worst": []}  # few frames may all be among the best
     for frame in validation.frames:
         rmse = "-" if frame.rmse_lateral_nm is None else f"{frame.rmse_lateral_nm:.0f} nm"
-        shown.setdefault(frame.rank, []).append(
+        shown[frame.rank].append(
             FramePicture(
                 say("{sample}, frame {frame}", sample=frame.sample, frame=frame.frame),
                 say("Jaccard {jaccard:.2f}, RMSE {rmse}", jaccard=frame.jaccard, rmse=rmse),
