@@ -175,9 +175,9 @@ def recipe(data: Config, folder: Path, **changes: Any) -> Config:
 def alone(config: Config, stop_after: int = 0) -> Run:
     """The same in one process."""
     training, validation = (load_samples(part, config.simulation.camera) for part in split_samples(config.data))
-    run = setup(config, training, validation)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("adaloc.training.controller.TrendTest", StalledAtOnce)
+        run = setup(config, training, validation)
         fit(run, Hooks(force=True, should_stop=lambda: run.step == stop_after))
     return run
 
