@@ -151,7 +151,7 @@ def test_tiles_agree_with_the_whole_frame(
     frames = random_frames(3, *size)
     whole = localize_frames(model, frames, threshold=0.6)
     monkeypatch.setattr(inference, "_CPU_BYTES_AT_ONCE", 64 * 4 * 3 * 140 * 140)
-    plan = inference._plan(model, ArrayMovie(frames), view_of(ArrayMovie(frames)), torch.device("cpu"))
+    plan = inference.plan_of(model, ArrayMovie(frames), view_of(ArrayMovie(frames)), torch.device("cpu"))
     assert len(plan.tiles) >= 2
     assert_same(localize_frames(model, frames, threshold=0.6), whole)
 

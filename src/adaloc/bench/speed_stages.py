@@ -24,6 +24,7 @@ from adaloc.data.targets import BACKGROUND, PROBABILITY, EmitterRows, encode_tar
 from adaloc.data.windows import load_samples, split_samples
 from adaloc.emitters import EmitterTable, concatenate
 from adaloc.localize.candidates import find_localizations
+from adaloc.localize.command import spot_sigma_nm
 from adaloc.localize.inference import Block, plan_of, view_of
 from adaloc.localize.movie import Movie
 from adaloc.localize.movie.find import open_movie
@@ -189,7 +190,8 @@ def _time_localization(work: Workload) -> dict[str, float]:
     copies = [replace(table, frame=table.frame + i * num) for i in range(_WRITTEN_COPIES)]
     whole, length = concatenate(copies), num * _WRITTEN_COPIES
     simulation = work.config.simulation
-    facts = MovieFacts(simulation.optics.pixel_size_nm, (FIELD_PX, FIELD_PX), length, None, is_3d=True)
+    spot_nm = spot_sigma_nm(simulation)  # Picasso's file needs it where the network predicts no uncertainties
+    facts = MovieFacts(simulation.optics.pixel_size_nm, (FIELD_PX, FIELD_PX), length, spot_nm, is_3d=True)
     with (
         _timed(seconds, "write", length, work.clock),
         WorkFile(work.folder / "field.unfinished", {}, resume=False) as file,
