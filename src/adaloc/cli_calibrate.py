@@ -120,6 +120,11 @@ def calibrate(
 
 
 def optics_of(wavelength_nm: float, na: float, index: float, pixel_size_nm: str) -> OpticsConfig:
+    """The optics that options of a command say.
+
+    Raises:
+        ConfigError: naming the options, when there can be no such optics.
+    """
     parts = pixel_size_nm.lower().split("x")
     x, y = parse_pair(
         pixel_size_nm if len(parts) == 2 else f"{pixel_size_nm}x{pixel_size_nm}", "--pixel-size-nm", float

@@ -39,7 +39,7 @@ def plot_mask(path: Path, made: MaskedPSF, z_range_nm: float) -> None:
     height_nm = np.linspace(0, z_range_nm, _NUM_DEPTHS)
     zero = torch.zeros(_NUM_DEPTHS)
     images = model.images(zero, zero, torch.from_numpy(height_nm - made.focus_depth_nm).float()).numpy()
-    figure = Figure(figsize=(13, 5.2), layout="constrained")
+    figure = Figure(figsize=(13, 4.6), layout="constrained")
     parts: Any = figure.subfigures(1, 2, width_ratios=[1.05, 2])
     axis = parts[0].subplots()
     phase = np.where(pupil_grid(len(psf.pupil_phase))[1] > 0, psf.pupil_phase, np.nan)
@@ -47,7 +47,7 @@ def plot_mask(path: Path, made: MaskedPSF, z_range_nm: float) -> None:
     for radius, style in ((made.sample_radius_px / made.radius_px, "--"), (1.0, "-")):
         angle = np.linspace(0, 2 * np.pi, 200)
         axis.plot(radius * np.cos(angle), radius * np.sin(angle), style, color="0.5", linewidth=1)
-    axis.set(xticks=[], yticks=[], title="phase in the pupil; dashed: NA = sample's index")
+    axis.set(xticks=[], yticks=[], title="phase in the pupil\n(dashed: NA = index of the sample)")
     parts[0].colorbar(shown, ax=axis, label="rad", shrink=0.75)
     for axis, image, height in zip(parts[1].subplots(2, 5).flat, images, height_nm, strict=False):
         axis.imshow((image / image.max()) ** _GAMMA, cmap="inferno", interpolation="nearest")
@@ -55,9 +55,8 @@ def plot_mask(path: Path, made: MaskedPSF, z_range_nm: float) -> None:
         axis.set(xticks=[], yticks=[])
     last = parts[1].axes[-1]
     last.axis("off")
-    last.text(
-        0.05, 0.5, f"height above the\ncover slip, share of\nthe light in\n{roi_size_px} x {roi_size_px} px,\nroot-scaled",
-        va="center", fontsize=10,
-    )  # fmt: skip
+    side = f"{roi_size_px} x {roi_size_px} px"
+    text = f"height above the\ncover slip, and\nshare of the light in\n{side};\npower 0.6 of the light"
+    last.text(0.02, 0.5, text, va="center", fontsize=10)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=90)

@@ -69,9 +69,13 @@ def read_phase_mask(path: Path, variable: str) -> FloatArray:
             array = found[variable].array()
     array = np.asarray(array)
     if array.ndim != 2 or array.shape[0] != array.shape[1] or array.dtype.kind not in "fiu":
-        raise DataError(f"The mask in {path} has the shape {array.shape} and is {array.dtype}; needed is a real square.")
+        raise DataError(
+            f"The mask in {path} has the shape {array.shape} and is {array.dtype}; needed is a real square."
+        )
     if not _SMALLEST_SIDE <= len(array) <= _LARGEST_SIDE:
-        raise DataError(f"The mask in {path} has {len(array)} px a side; it must have {_SMALLEST_SIDE} to {_LARGEST_SIDE}.")
+        raise DataError(
+            f"The mask in {path} has {len(array)} px a side; it must have {_SMALLEST_SIDE} to {_LARGEST_SIDE}."
+        )
     if not np.isfinite(array).all():
         raise DataError(f"The mask in {path} holds values that are no numbers. Set what lies outside of it to 0.")
     return array.astype(np.float64)
