@@ -29,13 +29,16 @@ from adaloc.emitters import EmitterTable
 from adaloc.evaluation.command import Extras, report_files
 from adaloc.evaluation.comparison import Rules
 from adaloc.evaluation.matching import match
+from adaloc.localize.command import LocalizeOptions, localize_movies
 from adaloc.localize.movie import open_movie
 from adaloc.localize.read import read_localizations
 from adaloc.simulation.mask_plot import plot_mask
-from adaloc.simulation.phase_mask import Relay, psf_of_mask, read_phase_mask
+from adaloc.simulation.phase_mask import MaskedPSF, Relay, psf_of_mask, read_phase_mask
 from adaloc.simulation.psf_file import write_psf_file
 
 RESULTS = HERE / "results" / "real_movies_more.json"
+TETRAPOD = "deepstorm3d/Tetrapod_demo2_crop"
+TETRAPOD_FRAMES = 10  # of 30
 RULES = Rules(lateral_tolerance_nm=250, axial_tolerance_nm=500, border_nm=450, min_photons=0)
 
 
@@ -96,7 +99,6 @@ def locan(places: Places, console: Console) -> dict[str, Any]:
     """Five dSTORM frames beside rapidSTORM's localizations, of which four lie in them."""
     movie = places.data / "locan" / "images.tif"
     pixel = PixelSize(x=133.5, y=133.5)
-    findings = movie_findings("locan_dstorm", movie)
     model, summary = trained_model("locan_dstorm", places.work, console)
     found = localize(model, movie, places.work / "locan_dstorm_locs.csv", places.work, console)
     other = read_localizations(movie.with_name("rapidSTORM_from_images.txt"), pixel).table
@@ -104,7 +106,6 @@ def locan(places: Places, console: Console) -> dict[str, Any]:
     pairs = match(found, other, pixel_size_nm=pixel, axial_tolerance_nm=None)
     distance = _distances_nm(found, other, pairs.localization, pairs.truth, pixel)
     return {
-        "check_movie": findings,
         "training": training_facts(summary),
         "localizations": len(found),
         "per_frame": np.bincount(found.frame, minlength=5).tolist(),
@@ -117,28 +118,43 @@ def locan(places: Places, console: Console) -> dict[str, Any]:
     }
 
 
-def tetrapod(places: Places, console: Console) -> dict[str, Any]:
-    """30 STORM frames with a tetrapod, through the mask that they were taken with; there is no truth."""
-    folder = places.data / "deepstorm3d"
+def tetrapod_psf(places: Places) -> tuple[MaskedPSF, Path]:
+    """The PSF of the mask, and its file; what the source states of the optics."""
     optics = OpticsConfig(
         wavelength_nm=670, numerical_aperture=1.45, refractive_index=1.518, pixel_size_nm=PixelSize(x=110, y=110)
     )
     made = psf_of_mask(
-        read_phase_mask(folder / "mask_tetrapod_printed.mat", "mask_tetra_reut"), optics,
+        read_phase_mask(places.data / "deepstorm3d" / "mask_tetrapod_printed.mat", "mask_tetra_reut"), optics,
         Relay(mask_pixel_um=30, focal_length_mm=100, magnification=100),
         sample_index=1.33, focal_plane_nm=1500, blur_nm=110,
     )  # fmt: skip
-    calibration = places.work / "tetrapod_psf.h5"
-    if not calibration.exists():
-        write_psf_file(calibration, made.psf)
+    path = places.work / "tetrapod_psf.h5"
+    if not path.exists():  # the training data keep a copy, and refuse a config with another file
+        write_psf_file(path, made.psf)
+    return made, path
+
+
+def checks(places: Places, console: Console) -> dict[str, Any]:
+    """What `adaloc check --movie` says of the two experimental movies and their configs."""
+    _, calibration = tetrapod_psf(places)
+    return {
+        "locan_dstorm": movie_findings("locan_dstorm", places.data / "locan" / "images.tif"),
+        "tetrapod": movie_findings("tetrapod", places.data / TETRAPOD, calibration),
+    }
+
+
+def tetrapod(places: Places, console: Console) -> dict[str, Any]:
+    """STORM frames with a tetrapod, through the mask that they were taken with; there is no truth."""
+    made, calibration = tetrapod_psf(places)
     plot_mask(places.work / "tetrapod_psf.png", made, 4000)
-    movie = folder / "Tetrapod_demo2_crop"
-    findings = movie_findings("tetrapod", movie, calibration)
     # Forced: the check of the data takes the mean picture of a tetrapod, which is not symmetric, for an offset.
     model, summary = trained_model("tetrapod", places.work, console, calibration, force=True)
-    found = localize(model, movie, places.work / "tetrapod_locs.csv", places.work, console)
-    with open_movie(movie) as opened:
-        frames = opened.read(0, opened.num_frames).astype(np.float64)
+    options = LocalizeOptions(frames=(0, TETRAPOD_FRAMES), render_pixel_nm=40)
+    out = places.work / "tetrapod_locs.csv"
+    (done,) = localize_movies(model, [places.data / TETRAPOD], out, out.with_suffix(".png"), options, console)
+    found = read_localizations(done.outputs["picasso"]).table
+    with open_movie(places.data / TETRAPOD) as opened:
+        frames = opened.read(0, TETRAPOD_FRAMES).astype(np.float64)
     raw = json.loads((places.work / "tetrapod" / "config.json").read_text(encoding="utf-8"))
     parts = explain(frames, found, raw["simulation"])
     plot_explained(places.work / "tetrapod_explained.png", parts)
@@ -147,7 +163,6 @@ def tetrapod(places: Places, console: Console) -> dict[str, Any]:
             "pupil_radius_px": made.radius_px, "radius_of_the_samples_index_px": made.sample_radius_px,
             "radius_of_the_mask_px": made.support_px, "focus_depth_nm": made.focus_depth_nm,
         },
-        "check_movie": findings,
         "training": training_facts(summary),
         "localizations": len(found),
         "per_frame": np.bincount(found.frame, minlength=len(frames)).tolist(),
@@ -177,6 +192,7 @@ def _rounded(value: float | None) -> float | None:
 PARTS: dict[str, Callable[[Places, Console], dict[str, Any]]] = {
     "nairr_2d": nairr_2d,
     "nairr_3das": nairr_3das,
+    "check_movie": checks,
     "locan_dstorm": locan,
     "tetrapod": tetrapod,
 }
