@@ -50,11 +50,30 @@ class Places:
         data: movies of others.
         work: what is made here.
         work_3das: where real_movies.py trained its network for the 3D set.
+        unfinished: networks are taken as they are, however far their training came.
     """
 
     data: Path
     work: Path
     work_3das: Path
+    unfinished: bool = False
+
+
+def model_of(
+    name: str, places: Places, console: Console, calibration: Path | None = None, *, force: bool = False
+) -> tuple[Path, dict[str, Any]]:
+    """The trained network and the facts of its training."""
+    folder = places.work / name
+    if not places.unfinished or (folder / "summary.json").exists():
+        model, summary = trained_model(name, places.work, console, calibration, force=force)
+        return model, training_facts(summary)
+    events = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    start, epochs = events[0], [event for event in events if event["event"] == "epoch"]
+    return folder / "best_model.pth", {
+        "stopped_after_epochs": len(epochs), "of_epochs": start["epochs"], "device": start["device"],
+        "no_information_loss": start["no_information_loss"], "floor": start["floor"],
+        "best_val_loss": min(event["val_loss"] for event in epochs), "wall_s": epochs[-1]["wall_s"],
+    }  # fmt: skip
 
 
 def scored_with_bound(name: str, model: Path, stem: str, truth: str, places: Places, console: Console) -> Any:
@@ -70,9 +89,9 @@ def scored_with_bound(name: str, model: Path, stem: str, truth: str, places: Pla
 
 def nairr_2d(places: Places, console: Console) -> dict[str, Any]:
     """2DGauss_LD Validate: 500 frames of 32 x 32 px, 6468 emitters."""
-    model, summary = trained_model("nairr_2d", places.work, console)
+    model, training = model_of("nairr_2d", places, console)
     score = scored_with_bound("nairr_2d", model, "2DGauss_LD", "xy", places, console)
-    return {"training": training_facts(summary), "score": score}
+    return {"training": training, "score": score}
 
 
 def nairr_3das(places: Places, console: Console) -> dict[str, Any]:
@@ -99,14 +118,14 @@ def locan(places: Places, console: Console) -> dict[str, Any]:
     """Five dSTORM frames beside rapidSTORM's localizations, of which four lie in them."""
     movie = places.data / "locan" / "images.tif"
     pixel = PixelSize(x=133.5, y=133.5)
-    model, summary = trained_model("locan_dstorm", places.work, console)
+    model, training = model_of("locan_dstorm", places, console)
     found = localize(model, movie, places.work / "locan_dstorm_locs.csv", places.work, console)
     other = read_localizations(movie.with_name("rapidSTORM_from_images.txt"), pixel).table
     other = other.select(other.frame < open_movie(movie).num_frames)
     pairs = match(found, other, pixel_size_nm=pixel, axial_tolerance_nm=None)
     distance = _distances_nm(found, other, pairs.localization, pairs.truth, pixel)
     return {
-        "training": training_facts(summary),
+        "training": training,
         "localizations": len(found),
         "per_frame": np.bincount(found.frame, minlength=5).tolist(),
         "rapidstorm": len(other),
@@ -148,7 +167,7 @@ def tetrapod(places: Places, console: Console) -> dict[str, Any]:
     made, calibration = tetrapod_psf(places)
     plot_mask(places.work / "tetrapod_psf.png", made, 4000)
     # Forced: the check of the data takes the mean picture of a tetrapod, which is not symmetric, for an offset.
-    model, summary = trained_model("tetrapod", places.work, console, calibration, force=True)
+    model, training = model_of("tetrapod", places, console, calibration, force=True)
     options = LocalizeOptions(frames=(0, TETRAPOD_FRAMES), render_pixel_nm=40)
     out = places.work / "tetrapod_locs.csv"
     (done,) = localize_movies(model, [places.data / TETRAPOD], out, out.with_suffix(".png"), options, console)
@@ -163,7 +182,7 @@ def tetrapod(places: Places, console: Console) -> dict[str, Any]:
             "pupil_radius_px": made.radius_px, "radius_of_the_samples_index_px": made.sample_radius_px,
             "radius_of_the_mask_px": made.support_px, "focus_depth_nm": made.focus_depth_nm,
         },
-        "training": training_facts(summary),
+        "training": training,
         "localizations": len(found),
         "per_frame": np.bincount(found.frame, minlength=len(frames)).tolist(),
         "photons_quartiles": np.percentile(found.photons, [25, 50, 75]).round().tolist(),
@@ -204,10 +223,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with the movies of others")
     parser.add_argument("--work", type=Path, required=True, help="folder for training data, runs and results")
     parser.add_argument("--work-3das", type=Path, help="--work of real_movies.py, whose network is taken")
+    parser.add_argument("--unfinished", action="store_true", help="take networks as far as their training came")
     parser.add_argument("--only", choices=list(PARTS), nargs="+", default=list(PARTS))
     arguments = parser.parse_args()
     console = Console()
-    places = Places(arguments.data, arguments.work, arguments.work_3das or arguments.work)
+    places = Places(arguments.data, arguments.work, arguments.work_3das or arguments.work, arguments.unfinished)
     arguments.work.mkdir(parents=True, exist_ok=True)
     for name in arguments.only:
         part = PARTS[name](places, console)
