@@ -64,7 +64,7 @@ def model_of(
 ) -> tuple[Path, dict[str, Any]]:
     """The trained network and the facts of its training."""
     folder = places.work / name
-    if not places.unfinished or (folder / "summary.json").exists():
+    if not places.unfinished:
         model, summary = trained_model(name, places.work, console, calibration, force=force)
         return model, training_facts(summary)
     events = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
