@@ -26,6 +26,7 @@ from adaloc.cli_evaluate import evaluate_app
 from adaloc.cli_files import convert, localize
 from adaloc.cli_guard import console, guarded
 from adaloc.cli_locs import locs_app
+from adaloc.cli_mask import mask
 from adaloc.cli_monitor import monitor_app
 from adaloc.cli_monitor import parse_language as _parse_language
 from adaloc.cli_psf import spline
@@ -184,6 +185,7 @@ app.command()(demo)
 app.add_typer(monitor_app)
 app.add_typer(calibrate_app)
 app.command()(spline)
+app.command()(mask)
 app.command()(camera_map)
 app.command()(localize)
 app.command()(convert)

@@ -110,7 +110,7 @@ def calibrate(
             soft_wrap=True,
         )
     recipe = Recipe(
-        _optics(wavelength_nm, na, index, pixel_size_nm), z_step_nm, bead_diameter_nm,
+        optics_of(wavelength_nm, na, index, pixel_size_nm), z_step_nm, bead_diameter_nm,
         model="vectorial" if vectorial else "scalar", sample_index=sample_index, cover_slip_index=cover_slip_index,
         roi_size_px=roi_size_px, amplitude=amplitude,  # type: ignore[arg-type]
         per_plane=per_plane, read_noise_e=read_noise_e, max_planes=max_planes, pixelwise=pixelwise,
@@ -119,7 +119,12 @@ def calibrate(
     calibrate_files(beads, recipe, baseline_adu or 0.0, gain_e_per_adu or 1.0, out, page, console)
 
 
-def _optics(wavelength_nm: float, na: float, index: float, pixel_size_nm: str) -> OpticsConfig:
+def optics_of(wavelength_nm: float, na: float, index: float, pixel_size_nm: str) -> OpticsConfig:
+    """The optics that options of a command say.
+
+    Raises:
+        ConfigError: naming the options, when there can be no such optics.
+    """
     parts = pixel_size_nm.lower().split("x")
     x, y = parse_pair(
         pixel_size_nm if len(parts) == 2 else f"{pixel_size_nm}x{pixel_size_nm}", "--pixel-size-nm", float

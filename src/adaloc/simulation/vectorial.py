@@ -151,13 +151,35 @@ def _wavenumber(optics: OpticsConfig, index: float, rho: FloatArray) -> ComplexA
     return np.asarray(2 * np.pi / optics.wavelength_nm * root)
 
 
+def focused_depth_nm(optics: OpticsConfig, sample_index: float, stage_nm: float, samples: int = 64) -> float:
+    """Height above the cover slip of the emitters that are in focus, in the sense of `focus_depth_nm`.
+
+    Args:
+        optics: NA, index of the immersion medium, wavelength.
+        sample_index: around the emitters.
+        stage_nm: how far the focus was moved into the sample, as measured in the immersion medium: what the stage or
+            objective moved from focus on the cover slip.
+        samples: across the pupil.
+    """
+    u, coverage = pupil_grid(samples)
+    rho_P = np.minimum(np.hypot(*np.meshgrid(u, u)), 1.0)[coverage > 0]
+    return stage_nm / float(_best_stage(optics, sample_index, rho_P, 1.0)[0])
+
+
+def _best_stage(optics: OpticsConfig, sample_index: float, rho_P: FloatArray, depth_nm: float) -> FloatArray:
+    """(2,) the stage's way in nm, and the piston in radians, that flatten the phase of an emitter at a depth best."""
+    of_depth = depth_nm * _wavenumber(optics, sample_index, rho_P)
+    propagating = of_depth.imag == 0
+    columns = np.stack([_wavenumber(optics, optics.refractive_index, rho_P).real, np.ones_like(rho_P)], axis=1)
+    best, *_ = np.linalg.lstsq(columns[propagating], of_depth.real[propagating], rcond=None)
+    return np.asarray(best)
+
+
 def _focusing_phase(optics: OpticsConfig, sample_index: float, rho_P: FloatArray, depth_nm: float) -> FloatArray:
     """Phase of an emitter at a depth, less the stage's defocus and piston that flatten it best.
 
     What is left is the spherical aberration of the step of the index.
     """
     of_depth = depth_nm * _wavenumber(optics, sample_index, rho_P)
-    propagating = of_depth.imag == 0
     columns = np.stack([_wavenumber(optics, optics.refractive_index, rho_P).real, np.ones_like(rho_P)], axis=1)
-    best, *_ = np.linalg.lstsq(columns[propagating], of_depth.real[propagating], rcond=None)
-    return np.asarray(of_depth.real - columns @ best)
+    return np.asarray(of_depth.real - columns @ _best_stage(optics, sample_index, rho_P, depth_nm))
