@@ -67,7 +67,7 @@ def test_shells_complete(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ("monitor nowhere", "Check the path"),
         ("spline nowhere.tif --z-step-nm 10 --pixel-size-nm 100 -o a.mat", "Check its path"),
         ("camera-map nowhere.npy -o a.h5", "does not exist"),
-        ("field-map broken.h5 -o a.h5", "Export it again"),
+        ("field-map broken.h5 -o a.h5", "copy or save it again"),
         ("check --config nowhere.json", "nowhere.json does not exist"),
         ("check --json", "--movie"),
         ("train --resume nowhere.pth --skip-checks", "--resume auto"),
