@@ -191,10 +191,10 @@ def plot(results: dict[str, Any], path: Path) -> None:
             values = [row[method][f"{axis}_over_crlb"] for row in results["photons"]]
             left.plot(photons, values, style, color=colour, label=f"{method}, {axis}", markersize=4)
     left.axhline(1, color="0.4", linewidth=0.8)
-    left.set(xscale="log", xlabel="photons", ylabel="RMSE / CRLB", title="How near to the bound?")
+    left.set(xscale="log", xlabel="photons", ylabel="RMSE / CRLB", title="How near to the bound?", ylim=(0.95, 1.55))
     left.set_xticks(photons, [f"{p:,}" for p in photons])
     left.minorticks_off()
-    left.legend(frameon=False, fontsize=8)
+    left.legend(frameon=False, fontsize=8, ncols=2, loc="upper center")
     depth = results["depth_at_4000_photons"]
     z = [row["z_nm"] for row in depth]
     for axis, colour in (("lateral", "tab:blue"), ("axial", "tab:green")):
