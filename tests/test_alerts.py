@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from adaloc.config import AlertsConfig
 from adaloc.monitor.alerts import Alert, Alerts, tell, told_of_failure
 from adaloc.monitor.log import load_run
-from adaloc.training.run_log import RunLog
+from adaloc.training.run_log import RunLog, read_events
 from monitor_runs import write_start
 
 
@@ -67,7 +67,8 @@ def test_a_stall_is_told_once_until_the_run_recovers(tmp_path: Path) -> None:
 
 
 def test_going_back_and_losses_that_are_no_numbers_are_a_divergence(tmp_path: Path) -> None:
-    alerts = Alerts(AlertsConfig(), tmp_path, best_loss=2.0)
+    alerts = Alerts(AlertsConfig(), tmp_path)
+    alerts.catch_up([{"event": "epoch", "val_loss": 2.0}])
     assert alerts.after_decision(1, "boost", "it helped") is None
     diverged = alerts.after_epoch(2, math.nan)
     assert diverged is not None
@@ -79,6 +80,23 @@ def test_going_back_and_losses_that_are_no_numbers_are_a_divergence(tmp_path: Pa
     assert recovered.kind == "recovered"
 
 
+def test_a_run_that_goes_on_knows_from_its_log_what_was_told(tmp_path: Path) -> None:
+    log, said = write_start(tmp_path), list[str]()
+    whole = Alerts(AlertsConfig(), tmp_path)
+    tell(whole, whole.after_decision(2, "trial", "stalled"), log, 10, said.append)
+    log.write("resume", epoch=2, step=10)  # right after: the alert of that step is not told again
+    resumed = Alerts(AlertsConfig(), tmp_path)
+    resumed.catch_up(read_events(log.path))
+    assert [event["kind"] for event in load_run(tmp_path).alerts] == ["stalled"]
+    assert resumed.after_decision(3, "trial", "stalled") is None
+    recovered = resumed.after_epoch(4, 3.0)
+    assert recovered is not None
+    tell(resumed, recovered, log, 20, said.append)
+    tell(resumed, resumed.ended(4, "finished", "all well"), log, 20, said.append)
+    log.write("resume", epoch=4, step=20)  # killed after its last word: it is said again
+    assert [event["kind"] for event in load_run(tmp_path).alerts] == ["stalled", "recovered"]
+
+
 def test_an_alert_reaches_log_terminal_webhook_and_command(tmp_path: Path, hook: Hook) -> None:
     out = tmp_path / "out.json"
     program = "import sys, json; open(sys.argv[1], 'w').write(json.dumps(sys.argv[2:]))"
@@ -88,7 +106,7 @@ def test_an_alert_reaches_log_terminal_webhook_and_command(tmp_path: Path, hook:
     log, said = write_start(tmp_path), list[str]()
     alerts = Alerts(config, tmp_path)
     message = "stalled; $(touch broken) `x` {kind} é"
-    tell(alerts, Alert("stalled", 7, message), log, said.append)
+    tell(alerts, Alert("stalled", 7, message), log, 35, said.append)
     alerts.close(said.append)
     assert hook.bodies == [
         {"kind": "stalled", "epoch": 7, "message": message, "run": str(tmp_path),
@@ -135,7 +153,9 @@ def test_an_error_that_ends_the_training_is_told_on_its_way(tmp_path: Path) -> N
     said = list[str]()
     with (
         pytest.raises(ValueError, match="no more"),
-        told_of_failure(Alerts(AlertsConfig(), tmp_path), RunLog(tmp_path / "log.jsonl"), lambda: 12, said.append),
+        told_of_failure(
+            Alerts(AlertsConfig(), tmp_path), RunLog(tmp_path / "log.jsonl"), lambda: (12, 60), said.append
+        ),
     ):
         raise ValueError("no more")
     assert [(e["kind"], e["epoch"], e["message"]) for e in load_run(tmp_path).alerts] == [("failed", 12, "no more")]

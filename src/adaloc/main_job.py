@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from adaloc.training.diagnosis_text import describe
 from adaloc.training.ranks import Ranks, join_ranks
 from adaloc.training.recording import Score
 from adaloc.training.run import Run, best_model, loss_over_samples, setup
+from adaloc.training.run_log import read_events
 from adaloc.training.trainer import Hooks, fit
 from adaloc.validation_score import NUM_EXAMPLES, ValidationScorer, example, shift_frames
 from adaloc.words import Language
@@ -82,27 +84,28 @@ def train(
         with hold_lock(folder.with_name(f".{folder.name}.lock"), f"The run folder {folder}") as is_locked:
             if not is_locked:
                 console.print("[yellow]Warning:[/yellow] the file system knows no locks: start no second run here.")
-            return _train(config, resume, skip_checks, console, force, language, init, ranks)
+            wish = _Wish(resume, skip_checks, force, language, init)
+            return _train(config, wish, console, ranks)
 
 
-def _train(
-    config: Config,
-    resume: str | None,
-    skip_checks: bool,
-    console: Console,
-    force: bool,
-    language: Language,
-    init: Path | None,
-    ranks: Ranks,
-) -> int:
-    run, validation, integrity = ranks.meet(
-        lambda: _prepare(config, resume, skip_checks, console, force, language, init, ranks)
-    )
+@dataclass(frozen=True)
+class _Wish:
+    """How a run is to be started; see `train`."""
+
+    resume: str | None
+    skip_checks: bool
+    force: bool
+    language: Language
+    init: Path | None
+
+
+def _train(config: Config, wish: _Wish, console: Console, ranks: Ranks) -> int:
+    run, validation, integrity = ranks.meet(lambda: _prepare(config, wish, console, ranks))
     if ranks.size > 1:
         console.print(f"{ranks.size} processes train together, each with its share of every batch.")
         ranks.meet(lambda: None)  # the others read the data
         ranks.from_first(run.state())
-    return _train_prepared(run, validation, integrity, console, force, language)
+    return _train_prepared(run, validation, integrity, console, force=wish.force, language=wish.language)
 
 
 def _follow(config: Config, ranks: Ranks) -> int:
@@ -118,59 +121,50 @@ def _follow(config: Config, ranks: Ranks) -> int:
     return exit_status(ranks.asked) if status == "interrupted" else 0
 
 
-def _prepare(
-    config: Config,
-    resume: str | None,
-    skip_checks: bool,
-    console: Console,
-    force: bool,
-    language: Language,
-    init: Path | None,
-    ranks: Ranks,
-) -> tuple[Run, list[Sample], dict[str, Any]]:
+def _prepare(config: Config, wish: _Wish, console: Console, ranks: Ranks) -> tuple[Run, list[Sample], dict[str, Any]]:
     """Checks, data, and the run; what goes before the first step."""
-    if not skip_checks:
+    if not wish.skip_checks:
         show_checks(check_environment(config), console)
-    state = _find_state(config, resume, console)
-    source = load_model(init) if init is not None and state is None else None
+    state = _find_state(config, wish.resume, console)
+    source = load_model(wish.init) if wish.init is not None and state is None else None
     ensure_data(config, console)
     training, validation = load_data(config, console)
-    integrity = refuse_hopeless(training, validation, config, console, force=force, language=language)
+    integrity = refuse_hopeless(training, validation, config, console, force=wish.force, language=wish.language)
     stop_if_asked("Go on with the same command.")
     remove_leftovers(config.output.save_dir)
     # A run that was killed before its first checkpoint has nothing to keep; it starts again in its place.
-    if state is None and not (resume == "auto" and _holds_no_model(config.output.save_dir)):
+    if state is None and not (wish.resume == "auto" and _holds_no_model(config.output.save_dir)):
         _set_aside_old_run(config.output.save_dir, console)
     write_text(config.output.save_dir / "config.json", json.dumps(dump_config(config), indent=2) + "\n")
     run = setup(config, training, validation, state, init=source, ranks=ranks)
     if source is not None:
-        console.print(f"Starting from the weights of {init}", soft_wrap=True)
+        console.print(f"Starting from the weights of {wish.init}", soft_wrap=True)
     _announce(run, console)
     return run, validation, integrity
 
 
 def _train_prepared(
-    run: Run, validation: list[Sample], integrity: dict[str, Any], console: Console, force: bool, language: Language
+    run: Run, validation: list[Sample], integrity: dict[str, Any], console: Console, *, force: bool, language: Language
 ) -> int:
     config = run.config
     scorer = ValidationScorer(config, validation)
-    alerts = Alerts(config.output.alerts, config.output.save_dir, run.best_val_loss)
+    alerts = Alerts(config.output.alerts, config.output.save_dir)
     line = ProgressLine(console, "training", config.training.epochs, "epochs", done=run.epoch)
     hooks = Hooks(
         on_epoch=lambda record: _after_epoch(run, line, alerts, record),
         on_decision=lambda *decision: _after_decision(run, line, alerts, *decision),
         score=lambda model, final: _score(run, scorer, model, validation, final),
         should_stop=lambda: asked_to_stop() is not None,
-        on_start=lambda: run.log.write("integrity", **integrity),
+        on_start=lambda: _after_start(run, alerts, integrity),
         on_diagnosis=lambda diagnosis: _after_diagnosis(run, line, alerts, diagnosis),
         on_cure=lambda epoch, cure: line.say(describe_cure(epoch, cure)),
         on_skip=lambda *skipped: line.say(_describe_skip(*skipped)),
         force=force,
     )
-    with line, told_of_failure(alerts, run.log, lambda: run.epoch, line.say):
+    with line, told_of_failure(alerts, run.log, lambda: (run.epoch, run.step), line.say):
         status = fit(run, hooks)
     summary = _show_result(run, validation, console, language)
-    tell(alerts, alerts.ended(run.epoch, status, summary["verdict"]), run.log, console.print)
+    tell(alerts, alerts.ended(run.epoch, status, summary["verdict"]), run.log, run.step, console.print)
     alerts.close(console.print)
     number = run.ranks.asked or asked_to_stop()
     if status == "interrupted" and number is not None:
@@ -302,23 +296,28 @@ def _announce(run: Run, console: Console) -> None:
         console.print(f"What loss physics allows is unknown: {run.floor.unknown_because}", soft_wrap=True)
 
 
+def _after_start(run: Run, alerts: Alerts, integrity: dict[str, Any]) -> None:
+    alerts.catch_up(read_events(run.log.path))
+    run.log.write("integrity", **integrity)
+
+
 def _after_epoch(run: Run, line: ProgressLine, alerts: Alerts, record: dict[str, Any]) -> None:
     line.update(record["epoch"] + 1, _describe_epoch(record))
-    tell(alerts, alerts.after_epoch(record["epoch"] + 1, record["val_loss"]), run.log, line.say)
+    tell(alerts, alerts.after_epoch(record["epoch"] + 1, record["val_loss"]), run.log, run.step, line.say)
 
 
 def _after_decision(
     run: Run, line: ProgressLine, alerts: Alerts, epoch: int, decision: Decision, before: float, after: float
 ) -> None:
     _say_decision(line, epoch, decision, before, after)
-    tell(alerts, alerts.after_decision(epoch + 1, decision.action, decision.reason), run.log, line.say)
+    tell(alerts, alerts.after_decision(epoch + 1, decision.action, decision.reason), run.log, run.step, line.say)
 
 
 def _after_diagnosis(run: Run, line: ProgressLine, alerts: Alerts, diagnosis: Diagnosis) -> None:
     finding = first_named(diagnosis)
     line.say(f"epoch {diagnosis.epoch}: diagnosis: {describe(finding)}")
     if finding.cause != "healthy":
-        tell(alerts, alerts.stalled(diagnosis.epoch, describe(finding)), run.log, line.say)
+        tell(alerts, alerts.stalled(diagnosis.epoch, describe(finding)), run.log, run.step, line.say)
 
 
 def _describe_epoch(record: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +24,13 @@ from rich.markup import escape
 
 from adaloc.config import AlertsConfig
 from adaloc.errors import AdalocError
-from adaloc.training.run_log import RunLog
+from adaloc.training.run_log import Event, RunLog
 
 Kind = Literal["stalled", "diverged", "recovered", "finished", "failed"]
 _QUEUE = 20  # a webhook that hangs must not gather alerts without end
 _STALLS = ("trial",)  # the stall test has spoken
 _SETBACKS = ("rollback", "give_up")
+_ENDS = ("finished", "failed")
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,24 @@ class Alerts:
     Args:
         config: whom to tell.
         folder: the run's.
-        best_loss: so far; infinite for a new run.
     """
 
-    def __init__(self, config: AlertsConfig, folder: Path, best_loss: float = math.inf) -> None:
-        self._config, self._folder, self._best = config, folder, best_loss
+    def __init__(self, config: AlertsConfig, folder: Path) -> None:
+        self._config, self._folder, self._best = config, folder, math.inf
         self._open: set[Kind] = set()
         self._queue: queue.Queue[Alert | None] = queue.Queue(_QUEUE)
         self._problems: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+
+    def catch_up(self, events: Sequence[Event]) -> None:
+        """Takes over what the log of a run that goes on says was told, and how low its validation loss has been."""
+        for event in events:
+            if event["event"] == "epoch" and event["val_loss"] < self._best:
+                self._best = event["val_loss"]
+            elif event["event"] == "alert" and event["kind"] == "recovered":
+                self._open.clear()
+            elif event["event"] == "alert":
+                self._open.add(event["kind"])
 
     def after_epoch(self, epoch: int, val_loss: float) -> Alert | None:
         """Looks at a validation loss."""
@@ -166,13 +176,14 @@ class Alerts:
             self._problems.put(f"the command {arguments[0]} ended with status {done.returncode}")
 
 
-def tell(alerts: Alerts, alert: Alert | None, log: RunLog, show: Callable[[str], object]) -> None:
-    """An alert to the log, the terminal, and whom the config names; also what went wrong with earlier ones."""
+def tell(alerts: Alerts, alert: Alert | None, log: RunLog, step: int, show: Callable[[str], object]) -> None:
+    """An alert of step `step` to the log, the terminal, and whom the config names; also what went wrong with others."""
     for problem in alerts.problems():
         show(escape(f"Alert: {problem}"))
     if alert is None:
         return
-    log.write("alert", epoch=alert.epoch, kind=alert.kind, message=alert.message)
+    final = {"final": True} if alert.kind in _ENDS else {}
+    log.write("alert", epoch=alert.epoch, step=step, kind=alert.kind, message=alert.message, **final)
     if alert.kind != "finished":  # whose verdict stands there anyway
         show(escape(f"Alert, {alert.kind} (epoch {alert.epoch}): {alert.message}"))
     alerts.deliver(alert)
@@ -180,14 +191,15 @@ def tell(alerts: Alerts, alert: Alert | None, log: RunLog, show: Callable[[str],
 
 @contextmanager
 def told_of_failure(
-    alerts: Alerts, log: RunLog, epoch: Callable[[], int], show: Callable[[str], object]
+    alerts: Alerts, log: RunLog, place: Callable[[], tuple[int, int]], show: Callable[[str], object]
 ) -> Iterator[None]:
-    """An error that ends the training is told on its way."""
+    """An error that ends the training is told on its way; `place` gives the epochs and steps so far."""
     try:
         yield
     except Exception as error:
+        epoch, step = place()
         try:
-            tell(alerts, Alert("failed", epoch(), str(error) or type(error).__name__), log, show)
+            tell(alerts, Alert("failed", epoch, str(error) or type(error).__name__), log, step, show)
         except AdalocError as second:  # a full disk, most likely; the first error is the one to raise
             show(escape(f"Alert: {second}"))
         alerts.close(show)

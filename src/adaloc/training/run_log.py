@@ -27,7 +27,8 @@ Events (`event` names the kind; all carry `time_s`, seconds since 1970):
 - diagnosis: epoch, step, trend, findings (cause, score, evidence, remedy; the most likely first), tried, probes
 - skipped: epoch, step, in_a_row, loss, grad_norm; a step whose gradient was not finite: the weights stayed as they were
 - cure: epoch, step, kind (clip_raised, batch_split), before, after, evidence
-- alert: epoch, kind (stalled, diverged, recovered, finished, failed), message; what was told to the user
+- alert: epoch, step, kind (stalled, diverged, recovered, finished, failed), message; what was told to the user; the
+  last two kinds are marked final
 - metrics: epoch, jaccard, precision, recall, rmse_lateral_nm, rmse_axial_nm, efficiency_3d; rmse_over_crlb_lateral,
   rmse_over_crlb_axial (RMSE over the bound of a single frame; null where the data do not tell their physics);
   the last one is of the best model, is marked final, and has val_loss_all_frames
