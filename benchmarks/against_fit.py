@@ -33,9 +33,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from against_fit_report import markdown, plot
+from mean_pupil import MeanPupil
 from picasso_fit import STEP_NM, Beads, Calibration, Fit, Found, Picasso
 
-from adaloc.config import Config, PupilPSFConfig, SimulationConfig
+from adaloc.config import Config, SimulationConfig
 from adaloc.config_file import load_config
 from adaloc.data.generate import field_map_of
 from adaloc.emitters import EmitterTable
@@ -89,29 +90,6 @@ class Choice:
     net_gradient: float
     misfit: float
     jaccard: float
-
-
-class MeanPupil:
-    """The pupil PSF with the mean Zernike coefficients of a field map, the same everywhere."""
-
-    def __init__(self, simulation: SimulationConfig, field_map: FieldMap, roi_size_px: int) -> None:
-        assert isinstance(simulation.psf, PupilPSFConfig)
-        self._psf = make_psf(simulation.psf.model_copy(update={"roi_size_px": roi_size_px}), simulation.optics)
-        self.roi_size_px = roi_size_px
-        self._phase_1K = torch.from_numpy(field_map.phase.mean((1, 2))[None]).float()
-        self._magnitude_1K = torch.from_numpy(field_map.coeff_mag.mean(0)[None]).float()
-
-    def images(
-        self,
-        x_N: torch.Tensor,
-        y_N: torch.Tensor,
-        z_N: torch.Tensor,
-        phase_NK: torch.Tensor | None = None,
-        magnitude_NK: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """As `PSF.images`; coefficients that are given are ignored."""
-        num = len(x_N)
-        return self._psf.images(x_N, y_N, z_N, self._phase_1K.expand(num, -1), self._magnitude_1K.expand(num, -1))
 
 
 def with_density(simulation: SimulationConfig, density_per_um2: float, num_frames: int) -> SimulationConfig:

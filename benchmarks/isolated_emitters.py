@@ -21,28 +21,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from mean_pupil import MeanPupil
+from real_movies import trained_model
 from rich.console import Console
 
-from adaloc.config import Config, SimulationConfig
-from adaloc.config_file import load_config
+from adaloc.config import SimulationConfig
 from adaloc.data.generate import field_map_of
 from adaloc.emitters import EmitterTable, FloatArray
 from adaloc.evaluation.matching import match
 from adaloc.localize.inference import localize_frames
-from adaloc.main_job import train
 from adaloc.models.model_file import load_model
 from adaloc.random_streams import Stream, numpy_stream, torch_stream
 from adaloc.simulation.camera import expose
 from adaloc.simulation.crlb import covariance, single_emitter_information
 from adaloc.simulation.frames import draw_emitters
 from adaloc.simulation.mle import fit_emitters
-from adaloc.simulation.psf import make_psf
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "isolated_emitters.json"
 PICTURE = HERE.parent / "docs" / "images" / "isolated_emitters.png"
 PHOTONS = (1000, 1500, 2500, 4000, 6500, 10000)
-DONE = ("finished", "stopped_early")
 SEED = 1_000_003  # not that of any training data
 
 
@@ -55,32 +53,7 @@ class Scene:
     sigma_N3: FloatArray  # bounds of x, y (px) and z (nm)
 
 
-class KnownPupil:
-    """A pupil PSF whose Zernike coefficients are those of the training data's field map, the same everywhere."""
-
-    def __init__(self, config: Config) -> None:
-        self._psf = make_psf(config.simulation.psf, config.simulation.optics)
-        self.roi_size_px = self._psf.roi_size_px
-        field_map = field_map_of(config)
-        assert field_map is not None
-        self._phase_1K, self._magnitude_1K = (
-            torch.from_numpy(c).float() for c in field_map.coefficients_at(np.zeros(1), np.zeros(1))
-        )
-
-    def images(
-        self,
-        x_N: torch.Tensor,
-        y_N: torch.Tensor,
-        z_N: torch.Tensor,
-        phase_NK: torch.Tensor | None = None,
-        magnitude_NK: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """As `PSF.images`; coefficients that are given are ignored."""
-        num = len(x_N)
-        return self._psf.images(x_N, y_N, z_N, self._phase_1K.expand(num, -1), self._magnitude_1K.expand(num, -1))
-
-
-def simulate_scene(simulation: SimulationConfig, psf: KnownPupil, photons: float, num: int, index: int) -> Scene:
+def simulate_scene(simulation: SimulationConfig, psf: MeanPupil, photons: float, num: int, index: int) -> Scene:
     """Emitters in the middle half of the field, on the mean background."""
     rng, size = numpy_stream(SEED, Stream.EMITTERS, index=index), simulation.image_size_px
     truth = EmitterTable(
@@ -101,7 +74,7 @@ def simulate_scene(simulation: SimulationConfig, psf: KnownPupil, photons: float
     return Scene(adu.numpy().astype(np.uint16), truth, sigma)
 
 
-def fit(simulation: SimulationConfig, psf: KnownPupil, scene: Scene) -> EmitterTable:
+def fit(simulation: SimulationConfig, psf: MeanPupil, scene: Scene) -> EmitterTable:
     """Maximum-likelihood fits of the regions around the true pixels: what is told is the pixel, and no more."""
     half = psf.roi_size_px // 2
     row, column = (np.rint(v).astype(int) for v in (scene.truth.y, scene.truth.x))
@@ -214,19 +187,12 @@ def main() -> None:
     parser.add_argument("--num-fits", type=int, default=1000, help="of them, those that are fitted too")
     arguments = parser.parse_args()
     console = Console()
-    raw = load_config(HERE / "config_isolated.json").model_dump(mode="json")
-    raw["data"]["root"], raw["output"]["save_dir"] = str(arguments.work / "data"), str(arguments.work / "run")
-    config = Config.model_validate(raw)
-    path = config.output.save_dir / "summary.json"
-    is_done = path.exists() and json.loads(path.read_text(encoding="utf-8"))["status"] in DONE
-    if not is_done and train(config, resume="auto", skip_checks=True, console=console) != 0:
-        raise SystemExit(130)
-    summary = json.loads(path.read_text(encoding="utf-8"))
-    model, simulation, psf = (
-        load_model(config.output.save_dir / "best_model.pth"),
-        config.simulation,
-        KnownPupil(config),
-    )
+    path, summary = trained_model("isolated", arguments.work, console)
+    model = load_model(path)
+    field_map = field_map_of(model.config)
+    assert field_map is not None
+    simulation = model.config.simulation
+    psf = MeanPupil(simulation, field_map)
     model.network.eval()
     rows: list[dict[str, Any]] = []
     depth: list[dict[str, float]] = []

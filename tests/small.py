@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from adaloc.config import Config
 from adaloc.config_file import merged
 from adaloc.data.generate import generate
+from adaloc.models.model_file import Network
 
 
 def small_config(folder: Path, **changes: Any) -> Config:
@@ -33,3 +36,22 @@ def small_data(folder: Path, **changes: Any) -> Config:
     for _ in generate(config, config.data.root):
         pass
     return config
+
+
+def outputs_of_an_island(network: Network, phase: int, inner: int = 4) -> tuple[int, int, torch.Tensor]:
+    """Which outputs are finite when all is NaN but a square of `inner` pixels with the network's margin around it.
+
+    NaN spreads through every layer, so the finite outputs are exactly those that saw none of it.
+
+    Returns:
+        First pixel of the square, the one after its last, and (H, W) of the finite outputs. The square begins `phase`
+        pixels after a multiple of the network's.
+    """
+    margin, multiple = network.margin_px, network.size_multiple_px
+    first = -(-margin // multiple) * multiple + phase
+    last = first + inner
+    size = last + margin + 2 * multiple
+    frames = torch.full((1, 3, size, size), torch.nan)
+    frames[..., first - margin : last + margin, first - margin : last + margin] = 0.0
+    with torch.inference_mode():
+        return first, last, torch.isfinite(network(frames)[0, 0]).all(0)

@@ -22,7 +22,7 @@ from adaloc.models.network import num_parameters
 from adaloc.training.learning_rate import LearningRate
 from adaloc.training.run import setup
 from adaloc.training.trainer import Hooks, fit, validate
-from small import small_config, small_data
+from small import outputs_of_an_island, small_config, small_data
 
 RECIPE = Path(__file__).parents[1] / "training" / "configs" / "train_config_decode.json"
 SMALL = {"type": "decode", "base_channels": 4, "depth": 1}
@@ -79,17 +79,10 @@ def test_any_field_size_and_depth(depth: int, size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("depth", [1, 2])
 def test_nothing_beyond_the_margin_reaches_an_output(depth: int) -> None:
-    """NaN spreads through every layer, so the finite outputs are exactly those that saw none of it."""
     net = network(depth)
-    margin, multiple, inner, needed = net.margin_px, net.size_multiple_px, 4, 0
+    margin, multiple, needed = net.margin_px, net.size_multiple_px, 0
     for phase in range(multiple):
-        first = -(-margin // multiple) * multiple + phase
-        last = first + inner
-        size = last + margin + 2 * multiple
-        frames = torch.full((1, 3, size, size), torch.nan)
-        frames[..., first - margin : last + margin, first - margin : last + margin] = 0.0
-        with torch.inference_mode():
-            finite = torch.isfinite(net(frames)[0, 0]).all(0)
+        first, last, finite = outputs_of_an_island(net, phase)
         assert finite[first:last, first:last].all()
         columns = torch.nonzero(finite.any(0))[:, 0]
         needed = max(needed, margin + last - 1 - int(columns.max()), margin + int(columns.min()) - first)

@@ -21,6 +21,7 @@ from adaloc.localize.inference import localize_frames
 from adaloc.models.likelihood import mean_of_neighbours, mixture_nats
 from adaloc.models.losses import make_loss
 from adaloc.models.model_file import load_model, make_model, save_model
+from adaloc.training.probes import overfit_fresh
 from adaloc.training.run import setup
 from adaloc.training.trainer import Hooks, fit
 from small import small_config, small_data
@@ -114,7 +115,7 @@ def test_an_emitter_may_be_explained_by_the_pixel_beside_it() -> None:
         outputs[0, 1, 3, column] = (offset - SCALING.mean[0]) / SCALING.std[0]
         nats.append(float(mixture_nats(outputs, scaled, SCALING)))
         # Judged by the six channels it is no error either.
-        six = mean_of_neighbours(outputs, scaled, SCALING)
+        six = mean_of_neighbours(outputs, targets[:, 0], SCALING)
         torch.testing.assert_close(six[0, 1:5, 3, 3], scaled[0, 1:5, 3, 3], atol=1e-3, rtol=0)
     assert nats[0] == pytest.approx(nats[1], abs=1e-3)
 
@@ -207,6 +208,12 @@ def test_a_trained_model_predicts_uncertainties_in_physical_units(tmp_path: Path
         assert (column > 0).all()
         # Three epochs have taught it little: it is about as unsure as the targets vary.
         assert 0.1 * unit < np.median(column) < 5 * unit
+
+
+def test_learning_a_batch_by_heart_is_measured_by_the_loss_also_where_nats_go_below_zero(tmp_path: Path) -> None:
+    config = small_data(tmp_path, training={"mixture_weight": 5.0})
+    run = setup(config, *load_data(config, Console(quiet=True)), with_floor=False)
+    assert 0 < overfit_fresh(run) < 1
 
 
 def test_weights_of_a_model_without_sigmas_are_refused_by_one_with_them(tmp_path: Path) -> None:

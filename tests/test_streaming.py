@@ -35,7 +35,7 @@ from adaloc.localize.tiles import Box, plan_tiles
 from adaloc.localize.work_file import WorkFile
 from adaloc.models.model_file import Model, make_model, save_model
 from adaloc.models.network import LocalizationNetwork
-from small import small_config
+from small import outputs_of_an_island, small_config
 
 QUIET = Console(quiet=True)
 
@@ -85,18 +85,11 @@ def assert_same(found: EmitterTable, expected: EmitterTable) -> None:
 
 @pytest.mark.parametrize(("first_depth", "depth"), [(1, 1), (2, 2), (1, 2)])
 def test_nothing_beyond_the_margin_reaches_an_output(first_depth: int, depth: int) -> None:
-    """NaN spreads through every layer, so the finite outputs are exactly those that saw none of it."""
     network = LocalizationNetwork(NetworkConfig(base_channels=4, depth=depth, first_stage_depth=first_depth), 3).eval()
-    margin, multiple, inner = network.margin_px, network.size_multiple_px, 4
+    margin, multiple = network.margin_px, network.size_multiple_px
     widest = 0
     for phase in range(multiple):
-        first = -(-margin // multiple) * multiple + phase
-        last = first + inner
-        size = last + margin + 2 * multiple
-        frames = torch.full((1, 3, size, size), torch.nan)
-        frames[..., first - margin : last + margin, first - margin : last + margin] = 0.0
-        with torch.inference_mode():
-            finite = torch.isfinite(network(frames)[0, 0]).all(0)
+        first, last, finite = outputs_of_an_island(network, phase)
         assert finite[first:last, first:last].all()
         rows = torch.nonzero(finite.any(1))[:, 0]
         widest = max(widest, margin - (first - int(rows.min())), margin - (int(rows.max()) - last + 1))

@@ -61,7 +61,12 @@ def hold_lock(path: Path, what: str) -> Iterator[bool]:
         os.close(descriptor)  # frees the lock
 
 
-def _lock(descriptor: int, path: Path, what: str) -> bool:
+def try_lock(descriptor: int) -> bool:
+    """Locks an open file without waiting, until it is closed or the process ends; False where another process has it.
+
+    Raises:
+        OSError: when it cannot be locked at all; `is_unsupported` says whether the file system knows no locks.
+    """
     try:
         if os.name == "nt":
             os.lseek(descriptor, _FAR_BYTE, os.SEEK_SET)
@@ -70,14 +75,28 @@ def _lock(descriptor: int, path: Path, what: str) -> bool:
         else:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in _UNSUPPORTED:
-            return False
         if error.errno not in _HELD:
             raise
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        owner = os.read(descriptor, 200).decode("utf-8", errors="replace").strip() or "an unknown process"
-        raise LockedError(
-            f"{what} is in use by another process: {owner}. Wait until it ends, end it, or choose another folder. "
-            f"(The lock is {path}; it ends with its process.)"
-        ) from None
+        return False
     return True
+
+
+def is_unsupported(error: OSError) -> bool:
+    """Whether a file system says by this error that it knows no locks."""
+    return error.errno in _UNSUPPORTED
+
+
+def _lock(descriptor: int, path: Path, what: str) -> bool:
+    try:
+        if try_lock(descriptor):
+            return True
+    except OSError as error:
+        if not is_unsupported(error):
+            raise
+        return False
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    owner = os.read(descriptor, 200).decode("utf-8", errors="replace").strip() or "an unknown process"
+    raise LockedError(
+        f"{what} is in use by another process: {owner}. Wait until it ends, end it, or choose another folder. "
+        f"(The lock is {path}; it ends with its process.)"
+    )

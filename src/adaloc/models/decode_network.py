@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from adaloc.config import CHANNELS, NetworkConfig
-from adaloc.models.network import NUM_SIGMAS, initialize_weights
+from adaloc.models.network import NUM_SIGMAS, initialize_weights, padded
 
 _NUM_HEADS = 4
 """Of probability; of x, y, z and photons; of their sigmas; of background. Each has a convolution of its own."""
@@ -105,8 +105,7 @@ class DecodeNetwork(nn.Module):
         """
         batch, num_frames, height, width = frames_BTHW.shape
         num_targets = num_frames - self.consecutive_frames + 1
-        bottom, right = -height % self.size_multiple_px, -width % self.size_multiple_px
-        frames = F.pad(frames_BTHW, (0, right, 0, bottom), mode="replicate") if bottom or right else frames_BTHW
+        frames = padded(frames_BTHW, self.size_multiple_px)
         # The windows' first, second and third frames, each through the first stage: nothing is shared between windows.
         joined = torch.cat(
             [

@@ -76,7 +76,7 @@ def mixture_nats(outputs_BKHW: torch.Tensor, targets_BKHW: torch.Tensor, scaling
     return (count_B * num_B.clamp_min(1)).sum() - log_likelihood_N.sum()
 
 
-def mean_of_neighbours(outputs_BKHW: torch.Tensor, targets_BKHW: torch.Tensor, scaling: Scaling) -> torch.Tensor:
+def mean_of_neighbours(outputs_BKHW: torch.Tensor, mask_BHW: torch.Tensor, scaling: Scaling) -> torch.Tensor:
     """What a mixture says of each emitter, for judging it by the six channels.
 
     A mixture may explain an emitter near the border of two pixels by either of them, and what the other one predicts
@@ -84,13 +84,14 @@ def mean_of_neighbours(outputs_BKHW: torch.Tensor, targets_BKHW: torch.Tensor, s
     neighbours, weighted by probability, much as when molecules are localized. Without a gradient.
 
     Args:
-        outputs_BKHW, targets_BKHW, scaling: as in `mixture_nats`.
+        outputs_BKHW, scaling: as in `mixture_nats`.
+        mask_BHW: 1 at the emitters' pixels.
 
     Returns:
         (B, 6, H, W) the six channels.
     """
     outputs = outputs_BKHW[:, : BACKGROUND + 1].detach().clone()
-    frame, row, column = torch.nonzero(targets_BKHW[:, PROBABILITY] == 1, as_tuple=True)
+    frame, row, column = torch.nonzero(mask_BHW == 1, as_tuple=True)
     unit_x, unit_y = scaling.unit()[:2]
     height, width = outputs.shape[-2:]
     total_NP, weight_N = outputs.new_zeros((len(frame), 4)), outputs.new_zeros(len(frame))

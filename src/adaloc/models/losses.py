@@ -86,11 +86,12 @@ class ChannelLoss:
         outputs = all_outputs[:, : len(CHANNELS)]
         if self.mixture_alone:
             # The background has its gradient from here, the others from the likelihood.
-            means = mean_of_neighbours(all_outputs, targets_BKHW, self.scaling)
+            means = mean_of_neighbours(all_outputs, mask, self.scaling)
             outputs = torch.cat([means[:, :BACKGROUND], outputs[:, BACKGROUND:]], dim=1)
         if self.raw:
             outputs = torch.cat([outputs[:, :1], self.scaling.to_physical(outputs)[:, 1:]], dim=1)
-        targets = self.compared_targets(targets_BKHW)
+        scaled = self.scaling.scale_targets(targets_BKHW)
+        targets = targets_BKHW if self.raw else scaled
         positive = outputs.new_tensor(self.pos_weight)
         cross_entropy = F.binary_cross_entropy_with_logits(
             outputs[:, PROBABILITY], mask, pos_weight=positive, reduction="sum"
@@ -101,18 +102,14 @@ class ChannelLoss:
         absolute = torch.tensor(self.absolute[1:BACKGROUND], device=outputs.device)[:, None, None]
         error = torch.where(absolute, difference.abs(), difference.square()) * mask[:, None]
         total = torch.stack([cross_entropy, *error.sum((0, 2, 3)), background_error.square().sum()])
-        return LossSums(total, self.counts(targets_BKHW), self._nats(all_outputs, targets_BKHW))
+        nats = mixture_nats(all_outputs, scaled, self.scaling) if self.mixture_weight else all_outputs.new_zeros(())
+        return LossSums(total, self.counts(targets_BKHW), nats)
 
     def counts(self, targets_BKHW: torch.Tensor) -> torch.Tensor:
         """(K,) number of terms in each channel's sum; it does not depend on the outputs."""
         mask, known = targets_BKHW[:, PROBABILITY], targets_BKHW[:, BACKGROUND].isfinite()
         num_emitters = mask.sum()
         return torch.stack([num_emitters.new_tensor(mask.numel()), *[num_emitters] * 4, known.sum().to(mask.dtype)])
-
-    def _nats(self, outputs_BKHW: torch.Tensor, targets_BKHW: torch.Tensor) -> torch.Tensor:
-        if self.mixture_weight == 0:
-            return outputs_BKHW.new_zeros(())
-        return mixture_nats(outputs_BKHW, self.scaling.scale_targets(targets_BKHW), self.scaling)
 
     def compared_targets(self, targets_BKHW: torch.Tensor) -> torch.Tensor:
         """The targets that the outputs are compared with: in network units, or in their own when raw."""

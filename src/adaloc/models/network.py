@@ -96,10 +96,7 @@ class LocalizationNetwork(nn.Module):
         """
         batch, num_frames, height, width = frames_BTHW.shape
         num_targets = num_frames - self.consecutive_frames + 1
-        bottom, right = -height % self.size_multiple_px, -width % self.size_multiple_px
-        frames = frames_BTHW.reshape(batch * num_frames, 1, height, width)
-        if bottom or right:
-            frames = F.pad(frames, (0, right, 0, bottom), mode="replicate")
+        frames = padded(frames_BTHW, self.size_multiple_px).flatten(0, 1)[:, None]
         frames = frames.contiguous(memory_format=torch.channels_last)
         # With a shared first stage a frame is encoded once, however many windows it is part of.
         encoded = [stage(frames).unflatten(0, (batch, num_frames)) for stage in self.first_stage]
@@ -124,6 +121,12 @@ class LocalizationNetwork(nn.Module):
     def size_multiple_px(self) -> int:
         """Shifts of the input by multiples of this shift the output and change nothing else."""
         return int(2 ** max(self._depths))
+
+
+def padded(frames_BTHW: torch.Tensor, multiple_px: int) -> torch.Tensor:
+    """The frames with their last row and column repeated, up to multiples of `multiple_px`."""
+    bottom, right = (-side % multiple_px for side in frames_BTHW.shape[-2:])
+    return F.pad(frames_BTHW, (0, right, 0, bottom), mode="replicate") if bottom or right else frames_BTHW
 
 
 def initialize_weights(network: nn.Module, output: nn.Conv2d, prior: float) -> None:

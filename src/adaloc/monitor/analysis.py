@@ -133,6 +133,17 @@ def analyse(run: Run) -> Analysis:
     )
 
 
+def channel_reference(run: Run, name: str) -> float:
+    """Loss of a channel that counts as 1: of the best constant predictor, else before training."""
+    if run.in_information_units:
+        return 1.0
+    channels = run.initial.get("val_channels") if run.initial is not None else None
+    if isinstance(channels, dict):
+        return number(channels.get(name))
+    values = run.epochs.val_channels[name]
+    return float(values[0]) if len(values) else math.nan
+
+
 def first_loss(run: Run) -> float:
     """Validation loss before the first step, else after the first epoch with a finite one; NaN when there is none."""
     initial = number(run.initial.get("val_loss")) if run.initial is not None else math.nan

@@ -9,7 +9,15 @@ from collections.abc import Callable
 import numpy as np
 
 from adaloc.emitters import FloatArray
-from adaloc.monitor.analysis import WINDOW, Analysis, first_loss, moving_average, moving_median, plain_number
+from adaloc.monitor.analysis import (
+    WINDOW,
+    Analysis,
+    channel_reference,
+    first_loss,
+    moving_average,
+    moving_median,
+    plain_number,
+)
 from adaloc.monitor.chart import Band, Chart, Curve, Level, Mark, Span
 from adaloc.monitor.decisions import evidence_lines, kind_meaning, kind_words, reason_words
 from adaloc.monitor.facts import metric_labels
@@ -241,17 +249,6 @@ def moving_noise(values: FloatArray, window: int = _NOISE_WINDOW) -> FloatArray:
         if len(part) >= 3:
             result[end] = 1.4826 * float(np.median(part)) / math.sqrt(2)
     return result
-
-
-def channel_reference(run: Run, name: str) -> float:
-    """Loss of a channel that counts as 1: of the best constant predictor, else before training."""
-    if run.in_information_units:
-        return 1.0
-    channels = run.initial.get("val_channels") if run.initial is not None else None
-    if isinstance(channels, dict):
-        return number(channels.get(name))
-    values = run.epochs.val_channels[name]
-    return float(values[0]) if len(values) else math.nan
 
 
 def channel_words(name: str, say: Say) -> str:

@@ -30,6 +30,7 @@ from adaloc.emitters import EmitterTable, FloatArray
 from adaloc.files import atomic_path
 from adaloc.monitor.analysis import (
     WINDOW,
+    channel_reference,
     first_loss,
     moving_average,
     moving_median,
@@ -37,7 +38,7 @@ from adaloc.monitor.analysis import (
     promises,
     rate_of_change,
 )
-from adaloc.monitor.log import Adjustment, Run, number
+from adaloc.monitor.log import Adjustment, Run
 
 # Colours of Okabe and Ito, which colour-blind people tell apart.
 _ORANGE, _SKY, _GREEN, _BLUE = "#E69F00", "#56B4E9", "#009E73", "#0072B2"
@@ -215,7 +216,7 @@ def _draw_channels(ax: Any, run: Run, after: FloatArray) -> None:
     weights = run.channel_weights
     drawn = []
     for (name, values), color in zip(run.epochs.val_channels.items(), itertools.cycle(_CHANNEL_COLORS)):
-        reference = _channel_reference(run, name)
+        reference = channel_reference(run, name)
         if weights.get(name) == 0 or not reference > 0:
             continue
         relative = _drawable(values) / reference
@@ -284,16 +285,6 @@ def _set_loss_scale(ax: Any, values: FloatArray) -> None:
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(value)))
-
-
-def _channel_reference(run: Run, name: str) -> float:
-    if run.in_information_units:
-        return 1.0
-    channels = run.initial.get("val_channels") if run.initial is not None else None
-    if isinstance(channels, dict):
-        return number(channels.get(name))
-    values = run.epochs.val_channels[name]
-    return float(values[0]) if len(values) else math.nan
 
 
 def _short_reason(adjustments: Sequence[Adjustment]) -> str:

@@ -83,12 +83,13 @@ def overfit_fresh(run: Run) -> float:
     optimizer = torch.optim.AdamW(model.network.parameters(), lr=_OVERFIT_RATE)
     losses = []
     for _ in range(_OVERFIT_STEPS):
-        loss = run.loss.objective(batch_errors(learner, batch))
+        sums = batch_errors(learner, batch)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        run.loss.objective(sums).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.network.parameters(), 1.0)
         optimizer.step()
-        losses.append(float(loss.detach()))
+        # Of the loss, not of what is minimised: nats may be negative, and have no ratio.
+        losses.append(float(run.loss.total(sums).detach()))
     return min(losses[-5:]) / losses[0] if losses[0] > 0 else math.nan
 
 

@@ -26,6 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 from adaloc.config import Config
 from adaloc.config_file import dump_config
 from adaloc.errors import AdalocError, ConfigError
+from adaloc.locks import is_unsupported, try_lock
 from adaloc.tuning.space import Space, drawn_values
 
 STUDY_NAME = "adaloc"
@@ -280,22 +281,17 @@ def _take_over_dead(study: Study, out: Path) -> None:
 
 
 def _take_lock(folder: Path) -> IO[bytes] | None:
-    """The folder's lock, held until it is closed or the process ends; None when another process holds it."""
+    """The folder's lock, held until it is closed or the process ends; None when another process holds it.
+
+    None too where the file system knows no locks: a trial whose process cannot be seen is never taken over.
+    """
     file = (folder / ".lock").open("ab")
     try:
-        _lock(file)
-    except OSError:
-        file.close()
-        return None
-    return file
-
-
-def _lock(file: IO[bytes]) -> None:
-    if os.name == "nt":
-        import msvcrt
-
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        return
-    import fcntl
-
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if try_lock(file.fileno()):
+            return file
+    except OSError as error:
+        if not is_unsupported(error):
+            file.close()
+            raise
+    file.close()
+    return None
