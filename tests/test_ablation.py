@@ -8,13 +8,15 @@ from rich.console import Console
 
 from adaloc.bench.ablation import DEFAULT, OPTIONS, run_ablation, summarize, write_results
 from adaloc.config import Config
-from adaloc.config_file import dump_config, merged
+from adaloc.config_file import dump_config, load_config, merged
 from small import small_data
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_is_a_valid_config_and_changes_it(name: str) -> None:
-    base = dump_config(Config.model_validate({"data": {"augment_mirror": True}}))
+    base = dump_config(load_config(ROOT / "training" / "configs" / "train_config_adaptive.json"))
     changed = Config.model_validate(merged(base, OPTIONS[name]))
     assert (dump_config(changed) == base) == (name == DEFAULT)
 

@@ -25,6 +25,10 @@ DEFAULT = "default"
 _FIXED = {"adaptive_lr_config": {"scheduler_type": "cyclical"}, "lr_first": 6e-3, "lr_second": 6e-3}
 OPTIONS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
+    "no_mixture": {"training": {"mixture_weight": 0.0}},
+    "mixture_0.3": {"training": {"mixture_weight": 0.3}},
+    "mixture_1": {"training": {"mixture_weight": 1.0}},
+    "mixture_alone": {"training": {"loss_type": "gaussian_mixture", "mixture_weight": 1.0}},
     "adam": {"training": {"optimizer": "adam"}},
     "adamw": {"training": {"optimizer": "adamw"}},
     "radam": {"training": {"optimizer": "radam"}},
