@@ -16,11 +16,13 @@ from adaloc.config_file import dump_config, load_config
 from adaloc.data.finding import Finding
 from adaloc.data.integrity import Integrity, check_samples
 from adaloc.data.integrity_scores import spot_filter
+from adaloc.data.integrity_spot import displacement
 from adaloc.data.integrity_text import CAUSES, describe
 from adaloc.data.integrity_values import check_z, measure_light
 from adaloc.data.sample_folder import find_movie, read_movie
 from adaloc.data.windows import estimate_background
 from adaloc.emitters import EmitterTable
+from adaloc.simulation.psf import PSF, make_psf
 from adaloc.training.run_log import read_events
 from integrity_faults import (
     FAULTS,
@@ -342,3 +344,47 @@ def test_the_trainer_refuses_noise_unless_forced(noise_movies: Config, capsys: p
 def test_a_finding_without_words_cannot_be_described() -> None:
     with pytest.raises(KeyError):
         describe(Finding("no_such_cause", "warn"))
+
+
+@dataclasses.dataclass
+class _BesideItsEmitter:
+    """A PSF whose light lies at a distance from the coordinates that it is defined by."""
+
+    psf: PSF
+    x_px: float
+
+    @property
+    def roi_size_px(self) -> int:
+        return self.psf.roi_size_px
+
+    def images(self, x_N: Any, y_N: Any, z_N: Any, phase_NK: Any = None, magnitude_NK: Any = None) -> Any:
+        return self.psf.images(x_N + self.x_px, y_N, z_N, phase_NK, magnitude_NK)
+
+
+@pytest.mark.parametrize(("moved_px", "severities"), [(0.0, []), (0.5, ["warn"]), (2.0, ["stop"])])
+def test_what_the_psf_displaces_itself_is_no_offset_of_the_coordinates(moved_px: float, severities: list[str]) -> None:
+    simulation = simulation_of(num_samples=8, num_frames=40)
+    displaced = _BesideItsEmitter(make_psf(simulation.psf, simulation.optics), 1.5)
+    samples = change(
+        make_samples(simulation, 0), lambda s: {"x": s.emitters.x - displaced.x_px, "y": s.emitters.y - moved_px}
+    )
+    assert "pixel_offset" in causes(check(samples, simulation))
+    result = check_samples(*split(samples), simulation, displaced)
+    assert [finding.severity for finding in result.findings if finding.cause == "pixel_offset"] == severities
+    for finding in result.findings:
+        assert float(finding.evidence["offset_x_px"]) == pytest.approx(0, abs=0.15)
+        assert float(finding.evidence["offset_y_px"]) == pytest.approx(moved_px, abs=0.15)
+
+
+@pytest.mark.parametrize("moved_px", [(0.0, 0.0), (1.3, -0.4), (-3.0, 2.5)])
+def test_a_spot_is_found_where_it_was_moved_to(moved_px: tuple[float, float]) -> None:
+    """Any shape, also one that is not symmetric; between pixels to a tenth of one, by a parabola."""
+    line = np.arange(-32, 33)
+
+    def bent(x: Any, y: Any) -> Any:
+        return np.exp(-((x - 3) ** 2 + y**2) / 8) + 0.5 * np.exp(-((x + 2) ** 2 + (y - 4) ** 2) / 8)
+
+    spot = bent(*np.meshgrid(line, line))
+    middle = slice(24, 41)
+    total = bent(*np.meshgrid(line - moved_px[0], line - moved_px[1]))[middle, middle]
+    assert displacement(total, spot[16:49, 16:49]) == pytest.approx(moved_px, abs=0.12)

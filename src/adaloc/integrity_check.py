@@ -9,11 +9,12 @@ from typing import Any
 from rich.console import Console
 
 from adaloc.config import Config
-from adaloc.data.generate import holds_other_files, is_complete
+from adaloc.data.generate import holds_other_files, is_complete, psf_of_data, read_description
 from adaloc.data.integrity import Integrity, check_samples
 from adaloc.data.integrity_text import describe
 from adaloc.data.windows import Sample, check_sizes, load_samples, split_samples
 from adaloc.errors import DataError
+from adaloc.simulation.psf import PSF
 from adaloc.words import Language
 
 
@@ -48,7 +49,7 @@ def refuse_hopeless(
         DataError: when a finding stops the training and `force` is not given.
     """
     begin = time.perf_counter()
-    integrity = check_samples(training, validation, config.simulation)
+    integrity = check_samples(training, validation, config.simulation, _psf_of_data(config))
     seconds = time.perf_counter() - begin
     _show(integrity, console, language)
     if integrity.stops and not force:
@@ -65,6 +66,18 @@ def refuse_hopeless(
         "undecided": integrity.undecided,
         "seconds": round(seconds, 3),
     }
+
+
+def _psf_of_data(config: Config) -> PSF | None:
+    """The PSF that the data were simulated with; None for data of others, or where its file is gone since.
+
+    The floor, which comes next, says so when it is gone.
+    """
+    try:
+        description = read_description(config.data.root)
+        return None if description is None else psf_of_data(config.data.root, config.simulation)
+    except DataError:
+        return None
 
 
 def show_integrity(config: Config, language: Language, console: Console) -> None:

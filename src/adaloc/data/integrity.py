@@ -1,6 +1,7 @@
 """Whether training data can be learned from, asked before the first step.
 
-No network and no PSF model is needed: frames, emitters and the camera's constants suffice. Every test has a
+No network and no PSF model is needed: frames, emitters and the camera's constants suffice (a PSF that is known to have
+made the data can only take an offset back). Every test has a
 threshold with a reason beside it, and says so when the data are too few to tell.
 """
 
@@ -15,6 +16,7 @@ from adaloc.data.integrity_alignment import check_alignment
 from adaloc.data.integrity_values import check_values
 from adaloc.data.windows import Sample
 from adaloc.simulation.camera_maps import uniform_camera
+from adaloc.simulation.psf import PSF
 
 # Causes that explain what the alignment would say as well: frames without light cannot follow their emitters.
 _EXPLAINS_ALIGNMENT = ("dead_frames",)
@@ -42,12 +44,18 @@ class Integrity:
         return [finding for finding in self.findings if finding.severity == "stop"]
 
 
-def check_samples(training: Sequence[Sample], validation: Sequence[Sample], simulation: SimulationConfig) -> Integrity:
+def check_samples(
+    training: Sequence[Sample],
+    validation: Sequence[Sample],
+    simulation: SimulationConfig,
+    psf: PSF | None = None,
+) -> Integrity:
     """All checks of loaded samples; deterministic, about 2 s for the reference data.
 
     Args:
         training, validation: (T, H, W) ADU with emitters in px, nm and photons; sizes may differ.
         simulation: its camera converts ADU to photons, its pixel size and z range are what the data should have.
+        psf: that the data were simulated with, where that is known.
     """
     # The frames of a camera with maps were brought to the uniform camera's ADU in reading.
     simulation = simulation.model_copy(update={"camera": uniform_camera(simulation.camera)})
@@ -56,7 +64,7 @@ def check_samples(training: Sequence[Sample], validation: Sequence[Sample], simu
     if any(f.cause in _EXPLAINS_ALIGNMENT and f.severity == "stop" for f in findings):
         undecided = "the frames hold nothing"
     else:
-        answer = check_alignment([*training, *validation], simulation.camera, simulation.optics.pixel_size_nm)
+        answer = check_alignment([*training, *validation], simulation.camera, simulation.optics.pixel_size_nm, psf)
         measured = {**answer.evidence, **measured}
         findings = [*answer.findings, *findings]
         undecided = answer.undecided

@@ -29,8 +29,10 @@ from adaloc.data.integrity_scores import (
     weight_maps,
     z_score,
 )
+from adaloc.data.integrity_spot import displacement, mean_spot
 from adaloc.data.windows import Sample
 from adaloc.emitters import FloatArray, IntArray
+from adaloc.simulation.psf import PSF
 
 # 5 standard deviations: about 20 alignments are tried on a data set, and a user should not see a false alarm in
 # 100,000 data sets even if the scores' tails are somewhat heavier than normal.
@@ -74,13 +76,16 @@ class Answer:
     undecided: str = ""
 
 
-def check_alignment(samples: Sequence[Sample], camera: CameraConfig, pixel_size_nm: PixelSize) -> Answer:
+def check_alignment(
+    samples: Sequence[Sample], camera: CameraConfig, pixel_size_nm: PixelSize, psf: PSF | None = None
+) -> Answer:
     """Compares emitters with frames under every alignment.
 
     Args:
         samples: of training and validation; two or more see more.
         camera: its noise decides what could be seen.
         pixel_size_nm: for coordinates in other units.
+        psf: that the data were simulated with; its own displacement of the light is no fault of the coordinates.
     """
     chosen = choose_frames(samples)
     if len(chosen) < _MIN_FRAMES:
@@ -106,12 +111,12 @@ def check_alignment(samples: Sequence[Sample], camera: CameraConfig, pixel_size_
         return Answer([other], evidence)
     if z_own >= _FOUND_Z:
         findings = _decoupled_samples(chosen, own_N, chance, ideal_N, ideal_chance, z_own / max(z_expected, 1e-9))
-        offset = _offset(chosen, weights, spots, evidence, is_coupled=True)
+        offset = _offset(chosen, weights, spots, evidence, psf, is_coupled=True)
         return Answer(findings + ([offset] if offset else []), evidence)
     unit = _other_unit(chosen, pixel_size_nm, evidence)
     if unit is not None:
         return Answer([unit], evidence)
-    offset = _offset(chosen, weights, spots, evidence, is_coupled=False)
+    offset = _offset(chosen, weights, spots, evidence, psf, is_coupled=False)
     if offset is not None or "offset_x_px" in evidence:
         # Light around the emitters, only not at them: an offset, or a PSF that has no light in its middle.
         return Answer([offset] if offset else [], evidence)
@@ -261,7 +266,13 @@ def _other_unit(chosen: Chosen, pixel_size_nm: PixelSize, evidence: dict[str, fl
 
 
 def _offset(
-    chosen: Chosen, weights: FloatMaps, spots: FloatMaps, evidence: dict[str, float | str], is_coupled: bool
+    chosen: Chosen,
+    weights: FloatMaps,
+    spots: FloatMaps,
+    evidence: dict[str, float | str],
+    psf: PSF | None,
+    *,
+    is_coupled: bool,
 ) -> Finding | None:
     """A constant displacement of the light from the coordinates, with a jackknife error over groups of frames."""
     reach = min(_REACH_PX, min(chosen.crop_hw) // 2 - 1)
@@ -294,6 +305,13 @@ def _offset(
     largest = max(abs(centre[0]), abs(centre[1]))
     if largest < _WARN_OFFSET_PX or distance < _OFFSET_SIGMAS * float(np.hypot(*sigma)) + _WARN_OFFSET_PX / 2:
         return None
+    if psf is not None:
+        z_nm = np.concatenate([s.emitters.z for s in chosen.samples])
+        beyond = displacement(total, mean_spot(psf, z_nm, reach))
+        if max(abs(beyond[0]), abs(beyond[1])) < _WARN_OFFSET_PX:
+            return None
+        distance = min(distance, float(np.hypot(*beyond)))
+        evidence.update(offset_x_px=round(beyond[0], 3), offset_y_px=round(beyond[1], 3))
     return Finding("pixel_offset", severity_of(distance >= _STOP_OFFSET_PX), dict(evidence))
 
 

@@ -117,8 +117,14 @@ def spot_filter(frames_NHW: FloatMaps) -> FloatMaps:
     spread = np.median(np.abs(frames_NHW - median).reshape(len(flat), -1), axis=1) * 1.4826
     spread = np.where(spread > 0, spread, flat.std(axis=1))[:, None, None]
     compressed = np.arcsinh((frames_NHW - median) / np.where(spread > 0, spread, 1))
-    spots = gaussian_filter(compressed, (0, _SPOT_SIGMA_PX, _SPOT_SIGMA_PX))
-    spots -= gaussian_filter(compressed, (0, _BACKGROUND_SIGMA_PX, _BACKGROUND_SIGMA_PX))
+    return linear_spot_filter(compressed)
+
+
+def linear_spot_filter(images: npt.NDArray[np.floating]) -> FloatMaps:
+    """(..., H, W) images, smoothed as a matched filter does, without what is smoother than a spot."""
+    level = (0,) * (images.ndim - 2)
+    spots = gaussian_filter(images, (*level, _SPOT_SIGMA_PX, _SPOT_SIGMA_PX))
+    spots -= gaussian_filter(images, (*level, _BACKGROUND_SIGMA_PX, _BACKGROUND_SIGMA_PX))
     return np.asarray(spots, np.float32)
 
 
