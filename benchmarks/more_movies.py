@@ -60,12 +60,12 @@ class Places:
 
 
 def model_of(
-    name: str, places: Places, console: Console, calibration: Path | None = None, *, force: bool = False
+    name: str, places: Places, console: Console, calibration: Path | None = None
 ) -> tuple[Path, dict[str, Any]]:
     """The trained network and the facts of its training."""
     folder = places.work / name
     if not places.unfinished:
-        model, summary = trained_model(name, places.work, console, calibration, force=force)
+        model, summary = trained_model(name, places.work, console, calibration)
         return model, training_facts(summary)
     events = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     start, epochs = events[0], [event for event in events if event["event"] == "epoch"]
@@ -166,8 +166,7 @@ def tetrapod(places: Places, console: Console) -> dict[str, Any]:
     """STORM frames with a tetrapod, through the mask that they were taken with; there is no truth."""
     made, calibration = tetrapod_psf(places)
     plot_mask(places.work / "tetrapod_psf.png", made, 4000)
-    # Forced: the check of the data takes the mean picture of a tetrapod, which is not symmetric, for an offset.
-    model, training = model_of("tetrapod", places, console, calibration, force=True)
+    model, training = model_of("tetrapod", places, console, calibration)
     options = LocalizeOptions(frames=(0, TETRAPOD_FRAMES), render_pixel_nm=40)
     out = places.work / "tetrapod_locs.csv"
     (done,) = localize_movies(model, [places.data / TETRAPOD], out, out.with_suffix(".png"), options, console)

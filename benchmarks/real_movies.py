@@ -41,7 +41,7 @@ SOURCES_OWN_COUNT = 395  # localizations in frames 0 to 9 of the sCMOS movie, by
 
 
 def trained_model(
-    name: str, work: Path, console: Console, calibration: Path | None = None, *, force: bool = False
+    name: str, work: Path, console: Console, calibration: Path | None = None
 ) -> tuple[Path, dict[str, Any]]:
     """The model of benchmarks/config_NAME.json and its summary, trained in `work` unless it is there."""
     raw = load_config(HERE / f"config_{name}.json").model_dump(mode="json")
@@ -52,7 +52,7 @@ def trained_model(
     config = Config.model_validate(raw)
     summary = config.output.save_dir / "summary.json"
     is_done = summary.exists() and json.loads(summary.read_text(encoding="utf-8"))["status"] in DONE
-    if not is_done and train(config, resume="auto", skip_checks=True, console=console, force=force) != 0:
+    if not is_done and train(config, resume="auto", skip_checks=True, console=console) != 0:
         raise SystemExit(130)
     return config.output.save_dir / "best_model.pth", json.loads(summary.read_text(encoding="utf-8"))
 
