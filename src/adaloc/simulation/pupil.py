@@ -53,6 +53,7 @@ class PupilPSF(ABC):
         if roi_size_px % 2 == 0:
             raise ValueError(f"roi_size_px must be odd, so that an emitter's pixel is its centre; it is {roi_size_px}")
         self.roi_size_px = roi_size_px
+        self.pupil_samples = pupil_samples
         u, coverage = pupil_grid(pupil_samples)
         u_col, v_row = np.meshgrid(u, u)
         rho = np.minimum(np.hypot(u_col, v_row), 1.0)  # cells that the edge cuts count as lying on it
@@ -61,7 +62,6 @@ class PupilPSF(ABC):
         lateral_per_nm = wavenumber_per_nm * optics.numerical_aperture
 
         self._inside = torch.from_numpy(np.flatnonzero(inside))
-        self._pupil_samples = pupil_samples
         self._coverage_P = tensor(coverage[inside])
         modes = zernike_modes(rho, np.arctan2(v_row, u_col))
         self._modes_KP = tensor(modes[:, inside])
@@ -131,9 +131,9 @@ class PupilPSF(ABC):
     @property
     def inside_grid(self) -> npt.NDArray[np.bool_]:
         """(S, S) which samples of the square grid lie inside of the pupil; row by row they are the P samples."""
-        inside = np.zeros(self._pupil_samples**2, dtype=bool)
+        inside = np.zeros(self.pupil_samples**2, dtype=bool)
         inside[self._inside.cpu().numpy()] = True
-        return inside.reshape(self._pupil_samples, self._pupil_samples)
+        return inside.reshape(self.pupil_samples, self.pupil_samples)
 
     def on_grid(self, values_P: torch.Tensor) -> FloatArray:
         """(S, S) values on the square grid; outside of the pupil the nearest, so that they interpolate at its edge."""
@@ -161,7 +161,7 @@ class PupilPSF(ABC):
 
     def _pixels(self, field_MP: torch.Tensor, energy_N: torch.Tensor, blur_nm: torch.Tensor | None) -> torch.Tensor:
         """(N, R, R) images from the fields of all components, M = N times their number, emitter by emitter."""
-        samples, emitters = self._pupil_samples, len(energy_N)
+        samples, emitters = self.pupil_samples, len(energy_N)
         pupil = field_MP.new_zeros(len(field_MP), samples * samples).index_copy(1, self._inside, field_MP)
         field = pupil.view(-1, samples, samples) @ self._fourier_xuS
         field = self._fourier_yvS.mT @ field
