@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +77,8 @@ class Run:
     step: int = 0
     place: int = 0
     wall_s: float = 0.0
+    clock: Callable[[], float] = time.perf_counter
+    """Seconds. Processor time compares runs of one thread on a machine that does other things as well."""
     best_objective: float = math.inf
     """Lowest of what is minimised, on the validation windows; `best_val_loss` is that model's loss."""
     best_val_loss: float = math.inf

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import signal
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -137,9 +136,9 @@ def _loop(run: Run, hooks: Hooks, board: SummaryWriter | None) -> str:
     while not run.is_over:
         if _is_exhausted(run):
             return "stopped_early"
-        begin = time.perf_counter()
+        begin = run.clock()
         batch = next(batches).to(run.device)
-        waited = time.perf_counter() - begin
+        waited = run.clock() - begin
         size = StepSize(run.model.network.parameters()) if run.learning_rate.wants_relative_step else None
         if observer is not None:
             observer.before_step(run, batch)
@@ -169,7 +168,7 @@ def _loop(run: Run, hooks: Hooks, board: SummaryWriter | None) -> str:
                 f"The gradient was not finite in {run.bad_steps} steps in a row, up to step {run.step}: the loss is "
                 "not a number. Lower training.lr_first, or check the data with adaloc check. The last checkpoint stays."
             )
-        seconds = time.perf_counter() - begin
+        seconds = run.clock() - begin
         progress = run.progress
         if observer is not None:
             observer.after_step(
@@ -277,7 +276,7 @@ def _put_back(network: nn.Module, buffers: list[torch.Tensor]) -> None:
 def _end_epoch(run: Run) -> tuple[dict[str, Any], Decision]:
     """Validates; the epoch's record, and what the learning rate's owner says to it."""
     epoch = run.epoch - 1
-    begin = time.perf_counter()
+    begin = run.clock()
     sums = validate(run)
     val_loss, objective = float(run.loss.total(sums)), float(run.loss.objective(sums))
     rate = run.learning_rate.rate
@@ -287,7 +286,7 @@ def _end_epoch(run: Run) -> tuple[dict[str, Any], Decision]:
         run.best_model = {
             name: tensor.detach().cpu().clone() for name, tensor in run.model.network.state_dict().items()
         }
-    run.wall_s += time.perf_counter() - begin
+    run.wall_s += run.clock() - begin
     record = epoch_record(run, epoch, val_loss, run.loss.channels(sums).tolist(), rate)
     run.progress = Progress()
     return record, decision
