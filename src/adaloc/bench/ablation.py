@@ -23,6 +23,11 @@ from adaloc.validation_score import ValidationScorer
 
 DEFAULT = "default"
 _FIXED = {"adaptive_lr_config": {"scheduler_type": "cyclical"}, "lr_first": 6e-3, "lr_second": 6e-3}
+_LIGHT = {"base_channels": 24, "second_stage_channels": 48, "head_channels": 32}
+_HALF = {
+    "resolution": "half", "base_channels": 32, "first_stage_depth": 0, "second_stage_channels": 64, "depth": 1,
+    "head_channels": 48,
+}  # fmt: skip
 OPTIONS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
     "no_mixture": {"training": {"mixture_weight": 0.0}},
@@ -44,9 +49,26 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "no_time_reversal": {"data": {"augment_time_reversal": False}},
     "independent_stages": {"network": {"first_stage": "independent"}},
     "no_normalization": {"network": {"normalization": "none"}},
+    "channel_normalization": {"network": {"normalization": "channel"}},
+    "residual": {"network": {"residual": True}},
+    "gate": {"network": {"attention": "gate"}},
+    "frame_attention": {"network": {"attention": "frames"}},
+    "relu": {"network": {"activation": "relu"}},
+    "elu": {"network": {"activation": "elu"}},
+    "gelu": {"network": {"activation": "gelu"}},
+    "depth_3": {"network": {"depth": 3}},
+    "first_depth_2": {"network": {"first_stage_depth": 2}},
+    "width_48": {"network": {"base_channels": 24, "second_stage_channels": 48, "head_channels": 96}},
+    "light": {"network": {"type": "light", "depth": 2, "first_stage_depth": None, **_LIGHT}},
+    "half_48": {"network": {**_HALF, "base_channels": 24, "second_stage_channels": 48}},
+    "half_64": {"network": _HALF},
+    "half_64_depth_2": {"network": {**_HALF, "depth": 2}},
+    "half_64_first_1": {"network": {**_HALF, "first_stage_depth": 1}},
+    "half_64_residual": {"network": {**_HALF, "residual": True}},
+    "half_96": {"network": {**_HALF, "second_stage_channels": 96}},
 }
 """What each option changes in the config. The validation loss means the same in all of them."""
-_COLUMNS = ("loss", "jaccard", "rmse_lateral_nm", "rmse_axial_nm", "train_s")
+_COLUMNS = ("loss", "jaccard", "rmse_lateral_nm", "rmse_axial_nm", "efficiency_3d", "train_s", "train_cpu_s")
 
 
 def run_ablation(
@@ -76,12 +98,13 @@ def run_ablation(
             run = setup(
                 parse_config(merged(dump_config(config), changes), name), training, validation, with_floor=False
             )
-            begin = time.perf_counter()
+            begin, begin_cpu = time.perf_counter(), time.process_time()
             fit(run, Hooks(force=True))
             model = best_model(run)
             row = {
                 "option": name, "seed": seed, "epochs": epochs, "steps": run.step,
                 "train_s": round(time.perf_counter() - begin, 1),
+                "train_cpu_s": round(time.process_time() - begin_cpu, 1),
                 "loss": loss_over_samples(run, model, validation),
                 **ValidationScorer(run.config, validation).score(model, True)[0].metrics,
                 "num_parameters": sum(p.numel() for p in model.network.parameters()),
@@ -99,7 +122,9 @@ def summarize(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     table: list[dict[str, Any]] = []
     for name in dict.fromkeys(row["option"] for row in rows):
         own = [row for row in rows if row["option"] == name]
-        means = {c: statistics.fmean(v) if (v := [r[c] for r in own if r[c] is not None]) else None for c in _COLUMNS}
+        means = {
+            c: statistics.fmean(v) if (v := [r[c] for r in own if r.get(c) is not None]) else None for c in _COLUMNS
+        }
         table.append({"option": name, "seeds": len(own), **means})
     default = next((line["loss"] for line in table if line["option"] == DEFAULT), None)
     for line in table:
