@@ -6,7 +6,7 @@
 First what a training target and a frame to localize cost with each network, by the stages of `adaloc bench speed` in
 turns in one process (one thread, processor time). Then trainings: the default gets `--epochs`, every other network as
 many as take equally long, or with `--equal-steps` as many as the default. A run is whole: it finds its rate, and
-ends with its anneal. What `WORK` holds is not measured or trained again.
+ends with its anneal. What `WORK` holds is not measured or trained again; a run that was stopped goes on.
 Writes benchmarks/results/ablation_networks.json with all that WORK holds.
 """
 
@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -78,7 +80,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=80, help="of the default network")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--equal-steps", action="store_true")
-    given = parser.parse_args()
+    parser.add_argument("--seconds", type=float, default=math.inf, help="after which it stops, to go on another time")
+    given, begin = parser.parse_args(), time.perf_counter()
     names, console = given.options.split(","), Console()
     given.work.mkdir(parents=True, exist_ok=True)
     costs_file = given.work / "costs.json"
@@ -95,8 +98,10 @@ def main() -> None:
         for name in names:
             ratio = 1.0 if given.equal_steps else costs[name]["train_time_over_default"]
             epochs = max(round(given.epochs / ratio), 1)
-            run_ablation(load_config(CONFIG), [name], [seed], epochs, given.work, console)
-    lines = (given.work / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+            left = given.seconds - (time.perf_counter() - begin)
+            run_ablation(load_config(CONFIG), [name], [seed], epochs, given.work, console, left)
+    rows_file = given.work / "rows.jsonl"
+    lines = rows_file.read_text(encoding="utf-8").splitlines() if rows_file.exists() else []
     results = {
         "command": "python benchmarks/ablation_networks.py",
         "device": describe_device(choose_device("cpu")),

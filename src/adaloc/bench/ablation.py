@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from adaloc.config_file import dump_config, merged, parse_config
 from adaloc.files import write_text
 from adaloc.integrity_check import load_data
 from adaloc.main_job import ensure_data
+from adaloc.training.checkpoint import LATEST, load_checkpoint
 from adaloc.training.run import best_model, loss_over_samples, setup
 from adaloc.training.trainer import Hooks, fit
 from adaloc.validation_score import ValidationScorer
@@ -68,11 +70,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "half_96": {"network": {**_HALF, "second_stage_channels": 96}},
 }
 """What each option changes in the config. The validation loss means the same in all of them."""
-_COLUMNS = ("loss", "jaccard", "rmse_lateral_nm", "rmse_axial_nm", "efficiency_3d", "train_s", "train_cpu_s")
+_COLUMNS = ("loss", "jaccard", "rmse_lateral_nm", "rmse_axial_nm", "efficiency_3d", "train_s")
 
 
 def run_ablation(
-    config: Config, options: Sequence[str], seeds: Sequence[int], epochs: int, work: Path, console: Console
+    config: Config,
+    options: Sequence[str],
+    seeds: Sequence[int],
+    epochs: int,
+    work: Path,
+    console: Console,
+    seconds: float = math.inf,
 ) -> list[dict[str, Any]]:
     """Trains what `work` does not hold yet; a row for each option and seed.
 
@@ -83,7 +91,9 @@ def run_ablation(
         epochs: of every run, so all see equally many windows.
         work: folder of the runs and of the rows that are done.
         console: where progress goes.
+        seconds: after which the run in hand is saved and no other begins; called again, it goes on from there.
     """
+    deadline = time.perf_counter() + seconds
     ensure_data(config, console)
     training, validation = load_data(config, console)
     path = work / "rows.jsonl"
@@ -92,19 +102,23 @@ def run_ablation(
         for name in options:
             if any((row["option"], row["seed"], row["epochs"]) == (name, seed, epochs) for row in rows):
                 continue
-            changes = merged(OPTIONS[name], {"seed": seed, "output": {"save_dir": str(work / f"{name}_{seed}")}})
-            changes = merged(changes, {"training": {"epochs": epochs}})
-            (work / f"{name}_{seed}" / "log.jsonl").unlink(missing_ok=True)
-            run = setup(
-                parse_config(merged(dump_config(config), changes), name), training, validation, with_floor=False
-            )
-            begin, begin_cpu = time.perf_counter(), time.process_time()
-            fit(run, Hooks(force=True))
+            if time.perf_counter() > deadline:
+                break
+            folder = work / f"{name}_{seed}_{epochs}"
+            changes = merged(OPTIONS[name], {"seed": seed, "output": {"save_dir": str(folder)}})
+            own = parse_config(merged(dump_config(config), merged(changes, {"training": {"epochs": epochs}})), name)
+            state = load_checkpoint(folder / LATEST, own) if (folder / LATEST).exists() else None
+            if state is None:
+                (folder / "log.jsonl").unlink(missing_ok=True)
+            run = setup(own, training, validation, state, with_floor=False)
+            before, begin = run.wall_s, time.perf_counter()
+            if fit(run, Hooks(force=True, should_stop=lambda: time.perf_counter() > deadline)) == "interrupted":
+                console.print(f"{name}, seed {seed}: saved at epoch {run.epoch} of {epochs}")
+                continue
             model = best_model(run)
             row = {
                 "option": name, "seed": seed, "epochs": epochs, "steps": run.step,
-                "train_s": round(time.perf_counter() - begin, 1),
-                "train_cpu_s": round(time.process_time() - begin_cpu, 1),
+                "train_s": round(before + time.perf_counter() - begin, 1),
                 "loss": loss_over_samples(run, model, validation),
                 **ValidationScorer(run.config, validation).score(model, True)[0].metrics,
                 "num_parameters": sum(p.numel() for p in model.network.parameters()),
