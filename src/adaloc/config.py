@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from adaloc.config_simulation import (
     BackgroundConfig,
@@ -90,26 +90,57 @@ class DataConfig(Section):
 
 
 class NetworkConfig(Section):
-    """Two U-Nets: one reads each frame, the other joins the frames' features."""
+    """Two stages: one reads each frame, the other joins the frames' features; docs/networks.md."""
 
-    type: Literal["adaloc", "decode"] = Field(
-        "adaloc", description="decode: the network of DECODE, to compare with; only base_channels and depth are its"
+    type: Literal["adaloc", "light", "decode"] = Field(
+        "adaloc",
+        description="adaloc: two U-Nets; light: two chains of dilated convolutions at half resolution, for fast "
+        "inference; decode: the network of DECODE, to compare with; only base_channels and depth are its",
     )
     base_channels: int = Field(16, ge=1, le=1024, description="finest width of the first stage")
-    depth: int = Field(2, ge=0, le=5, description="halvings of the resolution")
-    first_stage_depth: int | None = Field(None, ge=0, le=5, description="null: as depth")
+    depth: int = Field(2, ge=0, le=5, description="halvings of the resolution; not of light")
+    first_stage_depth: int | None = Field(None, ge=0, le=5, description="null: as depth; not of light")
     second_stage_channels: int | None = Field(None, ge=1, le=1024, description="null: as base_channels")
-    head_channels: int | None = Field(None, ge=1, le=4096, description="null: three times second_stage_channels")
+    head_channels: int | None = Field(
+        None, ge=1, le=4096, description="null: three times second_stage_channels; once at half resolution"
+    )
     first_stage: Literal["shared", "independent"] = "shared"
-    normalization: Literal["batch", "none"] = "batch"
+    resolution: Literal["full", "half"] = Field(
+        "full", description="half: 2 x 2 px become one of four channels before the first stage; light has it anyway"
+    )
+    dilations: list[Annotated[int, Field(ge=1, le=32)]] | None = Field(
+        None, min_length=1, max_length=16, description="of light's second stage, a convolution each; null: [1, 2, 4, 2]"
+    )
+    normalization: Literal["batch", "channel", "none"] = Field(
+        "batch", description="channel: of each pixel's features by themselves"
+    )
+    activation: Literal["silu", "relu", "elu", "gelu"] = "silu"
+    residual: bool = Field(False, description="each block adds to its input, and starts as the identity")
+    attention: Literal["none", "gate", "frames"] = Field(
+        "none",
+        description="gate: features are weighted by their means around the pixel; frames: each pixel weighs the "
+        "window's frames",
+    )
+
+    @field_validator("normalization", mode="before")
+    @classmethod
+    def _group_depends_on_the_tile(cls, value: Any) -> Any:
+        if value in ("group", "instance", "layer"):
+            raise ValueError(
+                f'"{value}" takes means over the whole image, so that a tile of a frame would get other results than '
+                'the frame; use "channel", which normalizes the features of each pixel by themselves'
+            )
+        return value
 
     @model_validator(mode="after")
-    def _decode_has_two_keys(self) -> NetworkConfig:
-        own = ("type", "base_channels", "depth")
+    def _keys_belong_to_the_type(self) -> NetworkConfig:
         fields = type(self).model_fields
-        changed = [name for name in fields if name not in own and getattr(self, name) != fields[name].default]
-        if self.type == "decode" and changed:
-            raise ValueError(f'the network "decode" has base_channels and depth alone; remove {", ".join(changed)}')
+        changed = [name for name in fields if name != "type" and getattr(self, name) != fields[name].default]
+        if self.type == "decode" and (wrong := [name for name in changed if name not in ("base_channels", "depth")]):
+            raise ValueError(f'the network "decode" has base_channels and depth alone; remove {", ".join(wrong)}')
+        foreign = {"adaloc": ("dilations",), "light": ("depth", "first_stage_depth", "resolution"), "decode": ()}
+        if wrong := [name for name in changed if name in foreign[self.type]]:
+            raise ValueError(f'the network "{self.type}" has no {", ".join(wrong)}; remove it')
         return self
 
 
@@ -281,4 +312,10 @@ class Config(Section):
                 f"simulation.image_size_px {self.simulation.image_size_px} is smaller than data.image_size "
                 f"{self.data.image_size}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _attention_has_frames(self) -> Config:
+        if self.network.attention == "frames" and self.data.consecutive_frames == 1:
+            raise ValueError('network.attention "frames" weighs the frames of a window; data.consecutive_frames is 1')
         return self

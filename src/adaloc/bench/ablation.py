@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -17,12 +18,18 @@ from adaloc.config_file import dump_config, merged, parse_config
 from adaloc.files import write_text
 from adaloc.integrity_check import load_data
 from adaloc.main_job import ensure_data
+from adaloc.training.checkpoint import LATEST, load_checkpoint
 from adaloc.training.run import best_model, loss_over_samples, setup
 from adaloc.training.trainer import Hooks, fit
 from adaloc.validation_score import ValidationScorer
 
 DEFAULT = "default"
 _FIXED = {"adaptive_lr_config": {"scheduler_type": "cyclical"}, "lr_first": 6e-3, "lr_second": 6e-3}
+_LIGHT = {"base_channels": 24, "second_stage_channels": 48, "head_channels": 32}
+_HALF = {
+    "resolution": "half", "base_channels": 32, "first_stage_depth": 0, "second_stage_channels": 64, "depth": 1,
+    "head_channels": 48,
+}  # fmt: skip
 OPTIONS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
     "no_mixture": {"training": {"mixture_weight": 0.0}},
@@ -44,13 +51,36 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "no_time_reversal": {"data": {"augment_time_reversal": False}},
     "independent_stages": {"network": {"first_stage": "independent"}},
     "no_normalization": {"network": {"normalization": "none"}},
+    "channel_normalization": {"network": {"normalization": "channel"}},
+    "residual": {"network": {"residual": True}},
+    "gate": {"network": {"attention": "gate"}},
+    "frame_attention": {"network": {"attention": "frames"}},
+    "relu": {"network": {"activation": "relu"}},
+    "elu": {"network": {"activation": "elu"}},
+    "gelu": {"network": {"activation": "gelu"}},
+    "depth_3": {"network": {"depth": 3}},
+    "first_depth_2": {"network": {"first_stage_depth": 2}},
+    "width_48": {"network": {"base_channels": 24, "second_stage_channels": 48, "head_channels": 96}},
+    "light": {"network": {"type": "light", "depth": 2, "first_stage_depth": None, **_LIGHT}},
+    "half_48": {"network": {**_HALF, "base_channels": 24, "second_stage_channels": 48}},
+    "half_64": {"network": _HALF},
+    "half_64_depth_2": {"network": {**_HALF, "depth": 2}},
+    "half_64_first_1": {"network": {**_HALF, "first_stage_depth": 1}},
+    "half_64_residual": {"network": {**_HALF, "residual": True}},
+    "half_96": {"network": {**_HALF, "second_stage_channels": 96}},
 }
 """What each option changes in the config. The validation loss means the same in all of them."""
-_COLUMNS = ("loss", "jaccard", "rmse_lateral_nm", "rmse_axial_nm", "train_s")
+_COLUMNS = ("loss", "jaccard", "rmse_lateral_nm", "rmse_axial_nm", "efficiency_3d", "train_s")
 
 
 def run_ablation(
-    config: Config, options: Sequence[str], seeds: Sequence[int], epochs: int, work: Path, console: Console
+    config: Config,
+    options: Sequence[str],
+    seeds: Sequence[int],
+    epochs: int,
+    work: Path,
+    console: Console,
+    seconds: float = math.inf,
 ) -> list[dict[str, Any]]:
     """Trains what `work` does not hold yet; a row for each option and seed.
 
@@ -61,7 +91,9 @@ def run_ablation(
         epochs: of every run, so all see equally many windows.
         work: folder of the runs and of the rows that are done.
         console: where progress goes.
+        seconds: after which the run in hand is saved and no other begins; called again, it goes on from there.
     """
+    deadline = time.perf_counter() + seconds
     ensure_data(config, console)
     training, validation = load_data(config, console)
     path = work / "rows.jsonl"
@@ -70,18 +102,23 @@ def run_ablation(
         for name in options:
             if any((row["option"], row["seed"], row["epochs"]) == (name, seed, epochs) for row in rows):
                 continue
-            changes = merged(OPTIONS[name], {"seed": seed, "output": {"save_dir": str(work / f"{name}_{seed}")}})
-            changes = merged(changes, {"training": {"epochs": epochs}})
-            (work / f"{name}_{seed}" / "log.jsonl").unlink(missing_ok=True)
-            run = setup(
-                parse_config(merged(dump_config(config), changes), name), training, validation, with_floor=False
-            )
-            begin = time.perf_counter()
-            fit(run, Hooks(force=True))
+            if time.perf_counter() > deadline:
+                break
+            folder = work / f"{name}_{seed}_{epochs}"
+            changes = merged(OPTIONS[name], {"seed": seed, "output": {"save_dir": str(folder)}})
+            own = parse_config(merged(dump_config(config), merged(changes, {"training": {"epochs": epochs}})), name)
+            state = load_checkpoint(folder / LATEST, own) if (folder / LATEST).exists() else None
+            if state is None:
+                (folder / "log.jsonl").unlink(missing_ok=True)
+            run = setup(own, training, validation, state, with_floor=False)
+            before, begin = run.wall_s, time.perf_counter()
+            if fit(run, Hooks(force=True, should_stop=lambda: time.perf_counter() > deadline)) == "interrupted":
+                console.print(f"{name}, seed {seed}: saved at epoch {run.epoch} of {epochs}")
+                continue
             model = best_model(run)
             row = {
                 "option": name, "seed": seed, "epochs": epochs, "steps": run.step,
-                "train_s": round(time.perf_counter() - begin, 1),
+                "train_s": round(before + time.perf_counter() - begin, 1),
                 "loss": loss_over_samples(run, model, validation),
                 **ValidationScorer(run.config, validation).score(model, True)[0].metrics,
                 "num_parameters": sum(p.numel() for p in model.network.parameters()),
@@ -99,7 +136,9 @@ def summarize(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     table: list[dict[str, Any]] = []
     for name in dict.fromkeys(row["option"] for row in rows):
         own = [row for row in rows if row["option"] == name]
-        means = {c: statistics.fmean(v) if (v := [r[c] for r in own if r[c] is not None]) else None for c in _COLUMNS}
+        means = {
+            c: statistics.fmean(v) if (v := [r[c] for r in own if r.get(c) is not None]) else None for c in _COLUMNS
+        }
         table.append({"option": name, "seeds": len(own), **means})
     default = next((line["loss"] for line in table if line["option"] == DEFAULT), None)
     for line in table:

@@ -1,4 +1,4 @@
-"""The two-stage network: each frame through a U-Net, the features of neighbouring frames joined through another.
+"""The two-stage network: each frame through one stage, the features of neighbouring frames joined through another.
 
 Axes: B runs, T consecutive frames, C features, H rows, W columns, K the six output channels.
 """
@@ -12,53 +12,25 @@ from torch import nn
 from torch.nn import functional as F
 
 from adaloc.config import CHANNELS, NetworkConfig
-from adaloc.models.batch_norm import BatchNorm2d
+from adaloc.models.blocks import FrameAttention, convolution, start_as_identity
+from adaloc.models.stages import DilatedStage, UNet
 
 NUM_SIGMAS = 4
 _HEAD_CHANNELS = 3
 """Width of the head in units of the second stage's, where the config does not say it."""
-
-
-class UNet(nn.Module):
-    """U-Net (Ronneberger et al. 2015) whose width doubles at each of `depth` halvings of the resolution.
-
-    Two convolutions on the way down and one on the way up, where the skip connection is added instead of
-    concatenated: two thirds of the time of the original, and a validation loss 1.4 % higher after 600 steps (one seed).
-    Height and width must be divisible by 2^depth.
-    """
-
-    def __init__(self, channels_in: int, channels_out: int, depth: int, normalization: str) -> None:
-        super().__init__()
-        widths = [channels_out * 2**level for level in range(depth + 1)]
-        self.down = nn.ModuleList(
-            nn.Sequential(*_convolution(a, b, normalization), *_convolution(b, b, normalization))
-            for a, b in zip([channels_in, *widths[:-1]], widths, strict=True)
-        )
-        self.up = nn.ModuleList(
-            nn.Conv2d(coarse, fine, 1) for coarse, fine in zip(widths[:0:-1], widths[-2::-1], strict=True)
-        )
-        self.merge = nn.ModuleList(
-            nn.Sequential(*_convolution(width, width, normalization)) for width in widths[-2::-1]
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, channels_in, H, W) to (N, channels_out, H, W)."""
-        skips: list[torch.Tensor] = []
-        for level, block in enumerate(self.down):
-            x = block(x if level == 0 else F.max_pool2d(x, 2))
-            skips.append(x)
-        skips.pop()
-        for up, merge in zip(self.up, self.merge, strict=True):
-            # 1x1 before the upsampling: the same result as after it, at a quarter of the work.
-            x = merge(F.interpolate(up(x), scale_factor=2.0, mode="nearest") + skips.pop())
-        return x
+_HALF_HEAD_CHANNELS = 1
+"""The same where the features have half resolution."""
+_LIGHT_DILATIONS = (1, 2, 4, 2)
 
 
 class LocalizationNetwork(nn.Module):
     """Runs of frames to six channels for each target frame.
 
+    With features of half resolution a frame's 2 x 2 px become four channels (pixel unshuffle, Shi et al. 2016), both
+    stages work on a quarter of the pixels, and the head puts the pixels back in their places.
+
     Args:
-        config: width, depth, and whether the frames share the first stage.
+        config: type "adaloc" or "light", width, depth, and what the stages are made of.
         consecutive_frames: 1, or 3 (previous, target, next).
         prior: share of pixels that hold an emitter; where the probability starts.
         predicts_sigma: four more outputs, the raw sigmas of x, y, z and photons.
@@ -71,17 +43,17 @@ class LocalizationNetwork(nn.Module):
         self.consecutive_frames = consecutive_frames
         self.num_outputs = len(CHANNELS) + (NUM_SIGMAS if predicts_sigma else 0)
         first_width, width = config.base_channels, config.second_stage_channels or config.base_channels
-        first_depth = config.depth if config.first_stage_depth is None else config.first_stage_depth
-        self._depths = first_depth, config.depth
+        self._scale = 2 if config.type == "light" or config.resolution == "half" else 1
         copies = 1 if config.first_stage == "shared" else consecutive_frames
-        self.first_stage = nn.ModuleList(UNet(1, first_width, first_depth, config.normalization) for _ in range(copies))
-        head_width = config.head_channels or _HEAD_CHANNELS * width
+        first = [_first_stage(self._scale**2, first_width, config) for _ in range(copies)]
+        self.first_stage = nn.ModuleList(first)
+        head_width = config.head_channels or width * (_HEAD_CHANNELS if self._scale == 1 else _HALF_HEAD_CHANNELS)
         output = nn.Conv2d(head_width, self.num_outputs, 1)
-        self.second_stage = nn.Sequential(
-            UNet(consecutive_frames * first_width, width, config.depth, config.normalization),
-            *_convolution(width, head_width, config.normalization),
-            output,
-        )
+        second = _second_stage(consecutive_frames * first_width, width, config)
+        attention = [FrameAttention(first_width, consecutive_frames)] if config.attention == "frames" else []
+        self.second_stage = nn.Sequential(*attention, second, *_head(width, head_width, self._scale, config), output)
+        self._reach_px = first[0].reach_px + second.reach_px + (1 if self._scale == 1 else 0)
+        self._multiple_px = max(first[0].multiple_px, second.multiple_px)
         initialize_weights(self, output, prior)
 
     def forward(self, frames_BTHW: torch.Tensor) -> torch.Tensor:
@@ -97,6 +69,8 @@ class LocalizationNetwork(nn.Module):
         batch, num_frames, height, width = frames_BTHW.shape
         num_targets = num_frames - self.consecutive_frames + 1
         frames = padded(frames_BTHW, self.size_multiple_px).flatten(0, 1)[:, None]
+        if self._scale > 1:
+            frames = F.pixel_unshuffle(frames, self._scale)
         frames = frames.contiguous(memory_format=torch.channels_last)
         # With a shared first stage a frame is encoded once, however many windows it is part of.
         encoded = [stage(frames).unflatten(0, (batch, num_frames)) for stage in self.first_stage]
@@ -111,16 +85,14 @@ class LocalizationNetwork(nn.Module):
         """Distance beyond which an input pixel has no influence on an output pixel, along rows and columns.
 
         A part of a frame that is cut out with this margin, at a multiple of `size_multiple_px` from the frame's
-        corner, gives the outputs of the whole frame. A U-Net sees 2 px at each level on the way down and 1 px on
-        the way up, in pixels of that level, and once up to a whole pixel of the coarsest level to either side.
+        corner, gives the outputs of the whole frame. The stages know how far they see, in their own pixels.
         """
-        stages = sum(2 * (2 ** (depth + 1) - 1) + 2 * (2**depth - 1) for depth in self._depths)
-        return int(stages + 1)  # and the 3x3 convolution of the head
+        return self._scale * self._reach_px + self._scale - 1
 
     @property
     def size_multiple_px(self) -> int:
         """Shifts of the input by multiples of this shift the output and change nothing else."""
-        return int(2 ** max(self._depths))
+        return self._scale * self._multiple_px
 
 
 def padded(frames_BTHW: torch.Tensor, multiple_px: int) -> torch.Tensor:
@@ -142,6 +114,7 @@ def initialize_weights(network: nn.Module, output: nn.Conv2d, prior: float) -> N
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    start_as_identity(network)
     nn.init.normal_(output.weight, std=1e-3)
     assert output.bias is not None
     with torch.no_grad():
@@ -154,7 +127,21 @@ def num_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
-def _convolution(channels_in: int, channels_out: int, normalization: str) -> tuple[nn.Module, ...]:
-    convolution = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=normalization == "none")
-    norm = [BatchNorm2d(channels_out)] if normalization == "batch" else []
-    return convolution, *norm, nn.SiLU()
+def _first_stage(channels_in: int, width: int, config: NetworkConfig) -> UNet | DilatedStage:
+    if config.type == "light":
+        return DilatedStage(channels_in, width, (1,), config)
+    depth = config.depth if config.first_stage_depth is None else config.first_stage_depth
+    return UNet(channels_in, width, depth, config)
+
+
+def _second_stage(channels_in: int, width: int, config: NetworkConfig) -> UNet | DilatedStage:
+    if config.type == "light":
+        return DilatedStage(channels_in, width, config.dilations or _LIGHT_DILATIONS, config)
+    return UNet(channels_in, width, config.depth, config)
+
+
+def _head(width: int, head_width: int, scale: int, config: NetworkConfig) -> tuple[nn.Module, ...]:
+    """Features of the second stage to (N, head_width, H, W); those of half resolution by a convolution of 1 px."""
+    if scale == 1:
+        return convolution(width, head_width, config)
+    return *convolution(width, scale**2 * head_width, config, kernel_px=1), nn.PixelShuffle(scale)
