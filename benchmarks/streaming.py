@@ -1,10 +1,11 @@
 """Does the memory of `adaloc localize` depend on the length of the movie?
 
-    python benchmarks/streaming.py --work WORK [--gigabytes 20] [--frames 105,525,1575] [--size 256x256] [--channels 4]
+    python benchmarks/streaming.py --work WORK [--gigabytes 20] [--frames 105,525,1575,all] [--size 256x256]
 
-Makes a sparse Picasso .raw of that many gigabytes whose first frames hold noise and spots, and localizes more and more
-of its frames, each length in a process of its own that reports its peak resident memory. The network is untrained;
-its bias is set to find about 20 localizations a frame, so that all that a real run writes is written. Writes
+Makes a Picasso .raw of that many gigabytes, of which the frames that are looked at hold noise and the rest of the file
+is sparse, and localizes more and more of its frames, each length in a process of its own that reports its peak resident
+memory. The network is untrained and of the light type, so that the whole movie takes half an hour of a core and not
+hours; its bias is set to find about 20 localizations a frame, so that all that a real run writes is written. Writes
 benchmarks/results/streaming.json.
 """
 
@@ -54,7 +55,7 @@ def make_movie(path: Path, size: tuple[int, int], num_filled: int, gigabytes: fl
 def make_untrained_model(path: Path, movie: Path, size: tuple[int, int], channels: int) -> None:
     """A random network with a bias at which it finds about `LOCALIZATIONS_PER_FRAME`."""
     raw = load_config(CONFIG).model_dump(mode="json")
-    raw["network"]["base_channels"] = channels
+    raw["network"] = {"type": "light", "base_channels": channels}
     columns = tuple(np.arange(3.0) for _ in range(5))
     torch.manual_seed(0)
     model = make_model(
@@ -62,12 +63,13 @@ def make_untrained_model(path: Path, movie: Path, size: tuple[int, int], channel
     )
     output = model.network.second_stage[-1]
     sample = np.fromfile(movie, "<u2", 3 * size[0] * size[1]).reshape(3, *size)[:, :128, :128]
-    share = sample[0].size / (size[0] * size[1])
+    wanted = 3 * LOCALIZATIONS_PER_FRAME * sample[0].size / (size[0] * size[1])
     with torch.inference_mode():
         output.weight.normal_(std=0.5)
-    while len(localize_frames(model, sample, threshold=THRESHOLD)) > 3 * LOCALIZATIONS_PER_FRAME * share:
-        with torch.inference_mode():
-            output.bias[0] -= 0.05
+    for step, too_many in ((1.0, False), (-0.05, True)):
+        while (len(localize_frames(model, sample, threshold=THRESHOLD)) > wanted) == too_many:
+            with torch.inference_mode():
+                output.bias[0] += step
     save_model(path, model)
 
 
@@ -110,21 +112,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for the movie, the model and the outputs")
     parser.add_argument("--gigabytes", type=float, default=20.0, help="size of the movie")
-    parser.add_argument("--frames", default="105,525,1575", help="numbers of frames to localize")
+    parser.add_argument("--frames", default="105,525,1575,all", help="numbers of frames to localize")
     parser.add_argument("--size", default="256x256", help="HEIGHTxWIDTH of a frame")
-    parser.add_argument("--channels", type=int, default=4, help="width of the network; the default config has 16")
+    parser.add_argument("--channels", type=int, default=8, help="width of the network; train_config_light.json has 24")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--part", type=int, default=None, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    work, lengths = arguments.work, [int(part) for part in arguments.frames.split(",")]
+    work = arguments.work
     if arguments.part is not None:
         print(json.dumps(localize_part(work, arguments.part) if arguments.part else warm_up_megabytes(work)))
         return
     height, width = (int(side) for side in arguments.size.split("x"))
+    whole = int(arguments.gigabytes * 1e9) // (2 * height * width)
+    lengths = [whole if part == "all" else int(part) for part in arguments.frames.split(",")]
     work.mkdir(parents=True, exist_ok=True)
     movie = work / "movie.raw"
     num_frames = make_movie(
-        movie, (height, width), max(lengths) + 2, arguments.gigabytes, load_config(CONFIG).simulation.camera
+        movie, (height, width), min(max(lengths) + 2, whole), arguments.gigabytes, load_config(CONFIG).simulation.camera
     )
     make_untrained_model(work / "model.pth", movie, (height, width), arguments.channels)
 
@@ -143,7 +147,7 @@ def main() -> None:
         "device": describe_device(choose_device("cpu")),
         "movie": {"gigabytes": movie.stat().st_size / 1e9, "frames": num_frames, "height": height, "width": width},
         "program_alone_peak_megabytes": measure(0),
-        "parts": [measure(length) for length in lengths],  # by default of 1, 5 and 15 blocks
+        "parts": [measure(length) for length in lengths],  # by default of 1, 5, 15 and all 1454 blocks
     }
     movie.unlink()
     arguments.out.parent.mkdir(exist_ok=True)
