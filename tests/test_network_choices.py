@@ -20,6 +20,7 @@ from adaloc.data.scaling import Scaling, measure_scaling
 from adaloc.data.windows import load_samples, split_samples
 from adaloc.localize import inference
 from adaloc.localize.inference import localize_frames
+from adaloc.localize.movie.interface import ArrayMovie
 from adaloc.models.blocks import ChannelNorm2d, FrameAttention, LocalGate, Residual, convolution, normalized_convolution
 from adaloc.models.folding import fold_normalization
 from adaloc.models.model_file import Model, load_model, make_model, model_from_dict, save_model
@@ -283,30 +284,43 @@ def test_bfloat16_gives_nearly_the_same(choice: str) -> None:
     assert float((outputs - expected).std() / expected.std()) < 0.1
 
 
-@pytest.mark.parametrize("choice", ["half", "light", "gate", "frames", "light_with_all"])
+@every_choice
+def test_tiles_give_the_outputs_of_whole_frames(choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = {"depth": 2, "base_channels": 4} | CHOICES[choice]
+    model = Model(network(CHOICES[choice]), small_config(tmp_path, network=base), scaling())
+    frames = np.random.default_rng(0).integers(100, 900, (3, 96, 120)).astype(np.uint16)
+    movie = ArrayMovie(frames)
+    monkeypatch.setattr(inference, "_CPU_BYTES_AT_ONCE", 64 * 4 * 3 * 80 * 80)
+    plan = inference.plan_of(model, movie, inference.view_of(movie), torch.device("cpu"))
+    assert len(plan.tiles) > 3
+    adu = torch.from_numpy(frames.astype(np.float32))[None]
+    with torch.inference_mode():
+        whole = model.predict(adu)
+        for tile in plan.tiles:
+            part = model.predict(adu[..., tile.read.rows, tile.read.columns])
+            expected = whole[..., tile.keep.rows, tile.keep.columns]
+            torch.testing.assert_close(part[..., *tile.keep.within(tile.read)], expected, atol=1e-5, rtol=1e-4)
+    assert whole.std() > 1e-3
+
+
+@pytest.mark.parametrize("choice", ["half", "light"])
 def test_tiles_give_the_localizations_of_whole_frames(
     choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = small_config(tmp_path, network={"depth": 2, **CHOICES[choice]})
-    model = Model(network(CHOICES[choice]), config, scaling())
-    _make_busy(model)
+    model = Model(network(CHOICES[choice]), small_config(tmp_path, network=CHOICES[choice] | {"depth": 2}), scaling())
     frames = np.random.default_rng(0).integers(100, 900, (3, 96, 120)).astype(np.uint16)
+    output = model.network.second_stage[-1]
+    assert isinstance(output, nn.Conv2d) and output.bias is not None
+    with torch.no_grad():  # finds something everywhere
+        output.weight.normal_(std=0.1)
+        output.weight[1:3] *= 0.1
+        output.bias[0] = -1.0
     whole = localize_frames(model, frames, threshold=0.3)
     monkeypatch.setattr(inference, "_CPU_BYTES_AT_ONCE", 64 * 4 * 3 * 80 * 80)
     tiles = localize_frames(model, frames, threshold=0.3)
     assert len(tiles) == len(whole) > 50
     points = [np.stack([1000.0 * table.frame, table.x, table.y], axis=1) for table in (tiles, whole)]
     assert KDTree(points[0]).query(points[1])[0].max() < 1e-3
-
-
-def _make_busy(model: Model) -> None:
-    """Finds something everywhere."""
-    output = model.network.second_stage[-1]
-    assert isinstance(output, nn.Conv2d) and output.bias is not None
-    with torch.no_grad():
-        output.weight.normal_(std=0.1)
-        output.weight[1:3] *= 0.1
-        output.bias[0] = -1.0
 
 
 # --- The light network -------------------------------------------------------------------------------------------
