@@ -40,15 +40,15 @@ CHOICES: dict[str, dict[str, Any]] = {
     "relu": {**U_NET, "activation": "relu"},
     "elu": {**U_NET, "activation": "elu"},
     "gelu": {**U_NET, "activation": "gelu"},
-    "half": {**U_NET, "resolution": "half", "first_stage_depth": 0},
+    "half": {**U_NET, "second_stage_channels": 8, "resolution": "half", "first_stage_depth": 0},
     "light": LIGHT,
     "light_with_all": {
         **LIGHT, "residual": True, "attention": "gate", "normalization": "channel", "activation": "elu",
         "first_stage": "independent",
     },
     "half_with_all": {
-        **U_NET, "resolution": "half", "residual": True, "attention": "frames", "normalization": "none",
-        "first_stage": "independent",
+        **U_NET, "second_stage_channels": 8, "resolution": "half", "residual": True, "attention": "frames",
+        "normalization": "none", "first_stage": "independent",
     },
 }  # fmt: skip
 every_choice = pytest.mark.parametrize("choice", CHOICES)
@@ -326,7 +326,7 @@ def test_tiles_give_the_localizations_of_whole_frames(
 # --- The light network -------------------------------------------------------------------------------------------
 
 
-def test_the_light_config_is_a_third_of_the_defaults_arithmetic_and_smaller() -> None:
+def test_the_light_config_has_less_arithmetic_than_the_default_and_is_otherwise_the_same() -> None:
     light, default = (load_config(CONFIGS / f"train_config_{name}.json") for name in ("light", "adaptive"))
     assert light.network.type == "light"
     assert {**dict(light), "network": 0, "output": 0, "comments": 0} == {
@@ -334,7 +334,7 @@ def test_the_light_config_is_a_third_of_the_defaults_arithmetic_and_smaller() ->
     }  # fmt: skip
     nets = [make_model(config, scaling()).network for config in (light, default)]
     assert num_parameters(nets[0]) < num_parameters(nets[1])
-    assert multiply_adds(nets[0]) < 0.4 * multiply_adds(nets[1])
+    assert multiply_adds(nets[0]) < 0.65 * multiply_adds(nets[1])
 
 
 def multiply_adds(net: nn.Module) -> int:
@@ -356,7 +356,7 @@ def multiply_adds(net: nn.Module) -> int:
 
 def test_it_trains_and_comes_back_from_its_file(tmp_path: Path) -> None:
     config = small_data(
-        tmp_path, network={**LIGHT, "depth": 2, "residual": True, "attention": "frames"}, training={"epochs": 20}
+        tmp_path, network={**LIGHT, "depth": 2, "residual": True, "attention": "frames"}, training={"epochs": 12}
     )
     training, validation = (load_samples(p, config.simulation.camera) for p in split_samples(config.data))
     run = setup(config, training, validation, with_floor=False)
@@ -384,6 +384,8 @@ def test_it_trains_and_comes_back_from_its_file(tmp_path: Path) -> None:
         ({"dilations": [1, 2]}, '"adaloc" has no dilations'),
         ({"type": "decode", "residual": True}, "remove residual"),
         ({"type": "light", "dilations": []}, "dilations"),
+        ({"resolution": "half", "second_stage_channels": 30}, "divisible by 4"),
+        ({"type": "light", "base_channels": 10}, "divisible by 4"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_reason(keys: dict[str, Any], message: str) -> None:
