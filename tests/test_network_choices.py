@@ -296,11 +296,12 @@ def test_tiles_give_the_outputs_of_whole_frames(choice: str, tmp_path: Path, mon
     adu = torch.from_numpy(frames.astype(np.float32))[None]
     with torch.inference_mode():
         whole = model.predict(adu)
+        spread = float(whole.std())
+        assert spread > 1e-3
         for tile in plan.tiles:
             part = model.predict(adu[..., tile.read.rows, tile.read.columns])
             expected = whole[..., tile.keep.rows, tile.keep.columns]
-            torch.testing.assert_close(part[..., *tile.keep.within(tile.read)], expected, atol=1e-5, rtol=1e-4)
-    assert whole.std() > 1e-3
+            torch.testing.assert_close(part[..., *tile.keep.within(tile.read)], expected, atol=1e-4 * spread, rtol=0)
 
 
 @pytest.mark.parametrize("choice", ["half", "light"])
