@@ -102,7 +102,10 @@ class NetworkConfig(Section):
     first_stage_depth: int | None = Field(None, ge=0, le=5, description="null: as depth; not of light")
     second_stage_channels: int | None = Field(None, ge=1, le=1024, description="null: as base_channels")
     head_channels: int | None = Field(
-        None, ge=1, le=4096, description="null: three times second_stage_channels; once at half resolution"
+        None,
+        ge=1,
+        le=4096,
+        description="null: three times second_stage_channels, at half resolution three quarters of it",
     )
     first_stage: Literal["shared", "independent"] = "shared"
     resolution: Literal["full", "half"] = Field(
@@ -141,6 +144,10 @@ class NetworkConfig(Section):
         foreign = {"adaloc": ("dilations",), "light": ("depth", "first_stage_depth", "resolution"), "decode": ()}
         if wrong := [name for name in changed if name in foreign[self.type]]:
             raise ValueError(f'the network "{self.type}" has no {", ".join(wrong)}; remove it')
+        if (self.type == "light" or self.resolution == "half") and (
+            self.second_stage_channels or self.base_channels
+        ) % 4:
+            raise ValueError("at half resolution second_stage_channels must be divisible by 4")
         return self
 
 

@@ -25,10 +25,10 @@ from adaloc.validation_score import ValidationScorer
 
 DEFAULT = "default"
 _FIXED = {"adaptive_lr_config": {"scheduler_type": "cyclical"}, "lr_first": 6e-3, "lr_second": 6e-3}
-_LIGHT = {"base_channels": 24, "second_stage_channels": 48, "head_channels": 32}
+_LIGHT = {"base_channels": 32, "second_stage_channels": 64, "head_channels": 32}
 _HALF = {
     "resolution": "half", "base_channels": 32, "first_stage_depth": 0, "second_stage_channels": 64, "depth": 1,
-    "head_channels": 48,
+    "head_channels": 32,
 }  # fmt: skip
 OPTIONS: dict[str, dict[str, Any]] = {
     DEFAULT: {},

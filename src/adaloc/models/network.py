@@ -17,9 +17,7 @@ from adaloc.models.stages import DilatedStage, UNet
 
 NUM_SIGMAS = 4
 _HEAD_CHANNELS = 3
-"""Width of the head in units of the second stage's, where the config does not say it."""
-_HALF_HEAD_CHANNELS = 1
-"""The same where the features have half resolution."""
+"""Width of the head in units of the features that reach it, where the config does not say it."""
 _CACHED_PX = 2**16
 """For a core. 24 images of 128 x 128 px at once go through the memory; one to four at once take 0.65 of their time."""
 _LIGHT_DILATIONS = (1, 2, 4, 2)
@@ -29,7 +27,8 @@ class LocalizationNetwork(nn.Module):
     """Runs of frames to six channels for each target frame.
 
     With features of half resolution a frame's 2 x 2 px become four channels (pixel unshuffle, Shi et al. 2016), both
-    stages work on a quarter of the pixels, and the head puts the pixels back in their places.
+    stages work on a quarter of the pixels, and the second one's features are put back into a quarter as many for each
+    pixel, before the head.
 
     Args:
         config: type "adaloc" or "light", width, depth, and what the stages are made of.
@@ -49,12 +48,15 @@ class LocalizationNetwork(nn.Module):
         copies = 1 if config.first_stage == "shared" else consecutive_frames
         first = [_first_stage(self._scale**2, first_width, config) for _ in range(copies)]
         self.first_stage = nn.ModuleList(first)
-        head_width = config.head_channels or width * (_HEAD_CHANNELS if self._scale == 1 else _HALF_HEAD_CHANNELS)
+        features = width // self._scale**2  # of a pixel
+        head_width = config.head_channels or _HEAD_CHANNELS * features
         output = nn.Conv2d(head_width, self.num_outputs, 1)
         second = _second_stage(consecutive_frames * first_width, width, config)
         attention = [FrameAttention(first_width, consecutive_frames)] if config.attention == "frames" else []
-        self.second_stage = nn.Sequential(*attention, second, *_head(width, head_width, self._scale, config), output)
-        self._reach_px = first[0].reach_px + second.reach_px + (1 if self._scale == 1 else 0)
+        pixels = [nn.PixelShuffle(self._scale)] if self._scale > 1 else []
+        head = convolution(features, head_width, config)
+        self.second_stage = nn.Sequential(*attention, second, *pixels, *head, output)
+        self._reach_px = first[0].reach_px + second.reach_px
         self._multiple_px = max(first[0].multiple_px, second.multiple_px)
         initialize_weights(self, output, prior)
 
@@ -96,7 +98,8 @@ class LocalizationNetwork(nn.Module):
         A part of a frame that is cut out with this margin, at a multiple of `size_multiple_px` from the frame's
         corner, gives the outputs of the whole frame. The stages know how far they see, in their own pixels.
         """
-        return self._scale * self._reach_px + self._scale - 1
+        # The head sees 1 px; at half resolution a pixel may be the far one of the four that its features stand for.
+        return self._scale * self._reach_px + self._scale - 1 + 1
 
     @property
     def size_multiple_px(self) -> int:
@@ -147,10 +150,3 @@ def _second_stage(channels_in: int, width: int, config: NetworkConfig) -> UNet |
     if config.type == "light":
         return DilatedStage(channels_in, width, config.dilations or _LIGHT_DILATIONS, config)
     return UNet(channels_in, width, config.depth, config)
-
-
-def _head(width: int, head_width: int, scale: int, config: NetworkConfig) -> tuple[nn.Module, ...]:
-    """Features of the second stage to (N, head_width, H, W); those of half resolution by a convolution of 1 px."""
-    if scale == 1:
-        return convolution(width, head_width, config)
-    return *convolution(width, scale**2 * head_width, config, kernel_px=1), nn.PixelShuffle(scale)
