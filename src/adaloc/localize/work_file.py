@@ -15,7 +15,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -31,6 +31,7 @@ from adaloc.locks import LockedError, is_unsupported, try_lock
 
 _FORMAT = "adaloc-localizations-1"
 _MAX_LINE = 1 << 20
+_MOST = 1 << 53  # frames or rows; more can be of no movie
 _INTEGERS = ("frame", "emitter_id")
 _ROWS_AT_ONCE = 100_000
 
@@ -258,9 +259,19 @@ def _entry(line: bytes) -> _Entry | None:
     """A block's line, or None where the process was killed while it was written."""
     try:
         values = json.loads(line) if line.endswith(b"\n") else None
-        return None if values is None else _Entry(**{**values, "columns": tuple(values["columns"])})
-    except (ValueError, TypeError, KeyError):
+        if values is None:
+            return None
+        entry = _Entry(**{**values, "columns": tuple(values["columns"])})
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
+    numbers = (entry.begin, entry.end, entry.rows, entry.crc32)
+    if not all(type(number) is int and 0 <= number < _MOST for number in numbers):
+        return None
+    known = {field.name for field in fields(EmitterTable)}
+    needed = {field.name for field in fields(EmitterTable) if field.default is MISSING}
+    if not needed <= set(entry.columns) <= known or len(set(entry.columns)) < len(entry.columns):
+        return None
+    return entry
 
 
 def _write_all(handle: BinaryIO, data: bytes) -> None:
