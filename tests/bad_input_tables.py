@@ -26,6 +26,7 @@ from adaloc.models.model_file import load_model, make_model
 from adaloc.simulation.aberration_map import convert_aberration_map
 from adaloc.simulation.camera_maps import from_storm_analysis, read_camera_maps
 from adaloc.simulation.field_map import read_field_map
+from adaloc.simulation.phase_mask import read_phase_mask
 from adaloc.simulation.psf_file import read_psf_file
 from adaloc.simulation.smap_calibration import read_smap_calibration
 from bad_input import Case, refusal
@@ -244,6 +245,7 @@ CASES = [
     Case(K, "a field map put together from other files", virtual, by(read_field_map, "f.h5"), "lie in other files"),
     Case(K, "camera maps in .npy that claim 24 TiB", text("f.npy", npy((3, 2**20, 2**20))), by(read_camera_maps, "f.npy"), "needs 24 TiB, and it has less"),
     Case(K, "camera maps in .npz that claim 64 TiB", npz_bomb, by(read_camera_maps, "f.npz"), "needs 64 TiB, and it has less"),
+    Case(K, "a phase mask in .npy that claims 8 TiB", text("f.npy", npy((2**20, 2**20))), by(lambda p: read_phase_mask(p, ""), "f.npy"), "needs 8 TiB, and it has less"),
     Case(K, "a camera calibration that is a pickled list", lambda f: np.save(f / "f.npy", np.array([Evil(f / "hacked")], object), allow_pickle=True), by(lambda p: from_storm_analysis(p, 0.0, transpose=False), "f.npy"), "it could execute code"),
     Case(K, "camera maps with a gain of 0", camera(gain_e_per_adu=np.zeros((4, 4))), by(read_camera_maps, "f.npz"), "a gain of 0"),
     Case(K, "camera maps of different sizes", camera(offset_adu=np.zeros((5, 4))), by(read_camera_maps, "f.npz"), "all the same"),

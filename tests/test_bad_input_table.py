@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+import bad_input_disk
 import bad_input_movies
 import bad_input_tables
 import bad_input_writing
 from bad_input import NOTHING_CHANGED, Case, table
 
-CASES: list[Case] = [*bad_input_movies.CASES, *bad_input_tables.CASES, *bad_input_writing.CASES]
+CASES: list[Case] = [*bad_input_movies.CASES, *bad_input_tables.CASES, *bad_input_writing.CASES, *bad_input_disk.CASES]
 PAGE = Path(__file__).parent.parent / "docs" / "bad_input.md"
 MOST_MEMORY_BYTES = 200 * 2**20
 
@@ -50,6 +51,13 @@ def test_rows_have_names_of_their_own_and_are_enough() -> None:
     assert len({case.what for case in CASES}) == len(CASES) >= 60
     assert all(case.kept for case in CASES)
     assert sum(case.kept == NOTHING_CHANGED for case in CASES) > 100
+
+
+def test_every_writer_of_files_has_a_row_of_its_own() -> None:
+    assert bad_input_disk.writers_in_the_source() == bad_input_disk.WRITERS.keys()
+    full = [case.what for case in CASES if case.what.startswith("a full disk")]
+    for source, words in bad_input_disk.WRITERS.items():
+        assert not words or sum(words in what for what in full) >= 1, source
 
 
 def test_the_page_is_made_of_the_cases() -> None:

@@ -25,10 +25,11 @@ from adaloc.data.windows import load_samples, split_samples
 from adaloc.errors import ConfigError
 from adaloc.main_job import train
 from adaloc.models.batch_norm import BatchNorm2d, sharing
+from adaloc.models.device import device_of
 from adaloc.models.model_file import load_tensors
 from adaloc.training import ranks as ranks_module
 from adaloc.training.checkpoint import LATEST
-from adaloc.training.ranks import PeerError, Ranks, device_of, join_ranks
+from adaloc.training.ranks import PeerError, Ranks, join_ranks
 from adaloc.training.run import Run, setup
 from adaloc.training.run_log import read_events
 from adaloc.training.trainer import Hooks, fit

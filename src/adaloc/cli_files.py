@@ -53,6 +53,12 @@ def localize(
     ] = None,
     join: Annotated[bool, typer.Option("--join", help="All files are one movie, in the order given.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what an interrupted run left.")] = False,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            help="K/N: part K of N alone, for jobs that share a movie; the one that ends last writes the files."
+        ),
+    ] = None,
     pixel_size_nm: PixelSizeOption = None,
     render_pixel_nm: Annotated[float, typer.Option(help="Pixel of the image, nm.", min=0.5, max=1000)] = 10.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
@@ -62,9 +68,12 @@ def localize(
     """Localizes the molecules of movies of any length, in bounded memory.
 
     Example: adaloc localize outputs/training_results_adaptive/best_model.pth movie.tif -o locs.csv --render image.png
+
+    Example: torchrun --nproc-per-node 4 -m adaloc localize best_model.pth movie.tif -o locs.hdf5 --resume
     """
     from adaloc.localize.command import LocalizeOptions, localize_movies
     from adaloc.localize.outputs import parse_formats
+    from adaloc.localize.parts import parse_part
     from adaloc.localize.tiles import Box
 
     box = None
@@ -89,6 +98,7 @@ def localize(
         device=device,
         camera_maps=camera_maps,
         camera_origin_px=None if camera_origin is None else parse_pair(camera_origin, "--camera-origin", int),
+        part=None if part is None else parse_part(part),
     )
     localize_movies(model, movies, out, render, options, console, join=join)
 

@@ -46,6 +46,40 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def append_line(path: Path, line: str) -> None:
+    """Appends a line to a text file that one process writes; all of it, or nothing.
+
+    Args:
+        path: made when missing.
+        line: ends in a line feed. A last line that was torn by a kill is ended first, not to swallow this one.
+
+    Raises:
+        AdalocError: when the disk is full or the file cannot be written; it then holds what it held.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            size = os.fstat(descriptor).st_size
+            torn = size > 0 and _byte_at(descriptor, size - 1) != b"\n"
+            rest = memoryview((b"\n" if torn else b"") + line.encode())
+            try:
+                while rest:
+                    rest = rest[os.write(descriptor, rest) :]  # a disk that fills takes a part, without an error
+            except OSError:
+                os.ftruncate(descriptor, size)
+                raise
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise AdalocError(describe_write_failure(path, error)) from error
+
+
+def _byte_at(descriptor: int, position: int) -> bytes:
+    os.lseek(descriptor, position, os.SEEK_SET)
+    return os.read(descriptor, 1)
+
+
 def remove_leftovers(folder: Path, names: Collection[str] | None = None) -> None:
     """Removes the temporary files that killed processes of this machine left in a folder.
 

@@ -54,8 +54,11 @@ def hold_lock(path: Path, what: str) -> Iterator[bool]:
     try:
         is_locked = _lock(descriptor, path, what)
         owner = f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, owner.encode())
+        try:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, owner.encode())
+        except OSError as error:
+            raise AdalocError(describe_write_failure(path, error)) from error
         yield is_locked
     finally:
         os.close(descriptor)  # frees the lock

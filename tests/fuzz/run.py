@@ -1,9 +1,10 @@
 """Fuzzes the readers, guided by coverage (atheris), and writes how often and how long: `python tests/fuzz/run.py`.
 
 Each target runs in a process of its own, since a fuzzer that finds something ends. What it finds is kept in
-`tests/fuzz/found/TARGET-NAME`, which tests/test_fuzz.py feeds to the reader ever after.
+`tests/fuzz/found/TARGET-NAME`, which tests/test_fuzz.py feeds to the reader ever after. With --corpus a later run goes
+on with the inputs that earlier ones found interesting, and the counts in --out are those of all runs together.
 
-    python tests/fuzz/run.py --seconds 60 --out benchmarks/results/fuzz.json [TARGET ...]
+    python tests/fuzz/run.py --seconds 60 --out benchmarks/results/fuzz.json --corpus DIR [TARGET ...]
     python tests/fuzz/run.py --one TARGET --seconds 60 --work DIR
 """
 
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent / "src")]
@@ -31,69 +33,90 @@ def main() -> None:
     parser.add_argument("targets", nargs="*")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--corpus", type=Path)
     parser.add_argument("--one")
     parser.add_argument("--work", type=Path)
     options = parser.parse_args()
     if options.one:
-        fuzz_one(options.one, options.seconds, options.work)
+        fuzz_one(options.one, options.seconds, options.work, options.corpus)
         return
     from fuzz.targets import TARGETS
 
     for name in options.targets or TARGETS:
-        result = run_target(name, options.seconds)
+        result = run_target(name, options.seconds, options.corpus)
         if options.out is not None:
             known = json.loads(options.out.read_text(encoding="utf-8"))["targets"] if options.out.is_file() else []
-            results = [other for other in known if other["target"] != name] + [result]
+            results = merged(known, result)
             options.out.write_text(json.dumps(summary(results), indent=2) + "\n", encoding="utf-8")
 
 
-def summary(results: list[dict[str, object]]) -> dict[str, object]:
+def merged(known: list[dict[str, Any]], new: dict[str, Any]) -> list[dict[str, Any]]:
+    """The results with those of one more run, which is added to the earlier ones of its target.
+
+    >>> first = {"target": "a", "runs": 1, "executions": 5, "wall_s": 1.0, "cpu_s": 1.0, "findings": ["x"]}
+    >>> merged([first], {**first, "executions": 2, "findings": []})[0]["executions"]
+    7
+    """
+    before = next((other for other in known if other["target"] == new["target"]), None)
+    if before is not None:
+        numbers = ("runs", "executions", "wall_s", "cpu_s")
+        new = {**new, **{key: round(before[key] + new[key], 1) for key in numbers}}
+        new["findings"] = sorted({*before["findings"], *new["findings"]})
+    return [other for other in known if other["target"] != new["target"]] + [new]
+
+
+def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
     """Sums over the targets."""
     return {
         "fuzzer": "atheris (libFuzzer), coverage of adaloc's own code",
-        "executions": sum(int(str(result["executions"])) for result in results),
-        "cpu_s": round(sum(float(str(result["cpu_s"])) for result in results), 1),
-        "findings": sum(bool(result["finding"]) for result in results),
+        "runs": sum(result["runs"] for result in results),
+        "executions": sum(result["executions"] for result in results),
+        "cpu_s": round(sum(result["cpu_s"] for result in results), 1),
+        "findings": sum(len(result["findings"]) for result in results),
         "targets": results,
     }
 
 
-def run_target(name: str, seconds: int) -> dict[str, object]:
+def run_target(name: str, seconds: int, corpus: Path | None) -> dict[str, Any]:
     """Fuzzes one target in a process of its own."""
     with tempfile.TemporaryDirectory() as work:
         command = [sys.executable, __file__, "--one", name, "--seconds", str(seconds), "--work", work]
+        if corpus is not None:
+            command += ["--corpus", str(corpus.absolute())]
         begin, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         ended = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         wall_s, after = time.monotonic() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
         said = ended.stdout + ended.stderr
-        finding = None
+        findings = []
         for found in [*Path(work).glob("crash-*"), *Path(work).glob("oom-*"), *Path(work).glob("timeout-*")]:
             kept = HERE / "found" / f"{name}-{found.name[:16]}"
             kept.write_bytes(found.read_bytes())
-            finding = kept.name
+            findings.append(kept.name)
             sys.stdout.write(said[-3000:] + "\n")
     counts = re.findall(r"stat::number_of_executed_units:\s*(\d+)", said) or re.findall(r"^#(\d+)", said, re.MULTILINE)
     if not counts:
         sys.stdout.write(said[-3000:] + "\n")
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    result: dict[str, object] = {
-        "target": name, "executions": int(counts[-1]) if counts else 0, "wall_s": round(wall_s, 1),
-        "cpu_s": round(cpu_s, 1), "exit_status": ended.returncode, "finding": finding,
+    result: dict[str, Any] = {
+        "target": name, "runs": 1, "executions": int(counts[-1]) if counts else 0, "wall_s": round(wall_s, 1),
+        "cpu_s": round(cpu_s, 1), "findings": findings,
     }  # fmt: skip
+    if ended.returncode != 0 and not findings:
+        raise SystemExit(f"the fuzzer itself failed with status {ended.returncode} on {name}")
     sys.stdout.write(json.dumps(result) + "\n")
     sys.stdout.flush()
     return result
 
 
-def fuzz_one(name: str, seconds: int, work: Path) -> None:
+def fuzz_one(name: str, seconds: int, work: Path, kept_corpora: Path | None) -> None:
     """Does not return: the fuzzer ends the process."""
     import atheris
 
     with atheris.instrument_imports(include=["adaloc"]):
         from fuzz.targets import TARGETS, feed, seeds
     target = TARGETS[name]
-    corpus = work / "corpus"
-    corpus.mkdir()
+    corpus = (kept_corpora or work / "corpora") / name
+    corpus.mkdir(parents=True, exist_ok=True)
     for number, content in enumerate(seeds(target)):
         (corpus / f"seed{number}").write_bytes(content)
     inputs = work / "inputs"

@@ -6,7 +6,7 @@ import json
 import tempfile
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -14,7 +14,7 @@ import numpy as np
 import tifffile
 import torch
 
-from adaloc.config import PixelSize
+from adaloc.config import Config, OpticsConfig, PixelSize
 from adaloc.config_file import dump_config, load_config
 from adaloc.data.generate import read_description
 from adaloc.data.sample_folder import read_background_shape, read_coefficients, read_emitters
@@ -22,17 +22,24 @@ from adaloc.data.scaling import Scaling
 from adaloc.emitters import EmitterTable
 from adaloc.errors import AdalocError
 from adaloc.localize.decode_file import write_decode_h5
+from adaloc.localize.inference import Block
 from adaloc.localize.movie import open_movie
 from adaloc.localize.read import read_localizations
+from adaloc.localize.work_file import WorkFile, finished_until
 from adaloc.models.model_file import load_model, make_model, save_model
 from adaloc.monitor.log import load_run
 from adaloc.monitor.report import text_report
+from adaloc.monitor.validation_file import read_validation
 from adaloc.simulation.aberration_map import convert_aberration_map
 from adaloc.simulation.camera_maps import CameraMaps, read_camera_maps, write_camera_maps
 from adaloc.simulation.field_map import FieldMap, read_field_map, write_field_map
+from adaloc.simulation.phase_mask import read_phase_mask
+from adaloc.simulation.psf_file import PSFFile, read_psf_file, write_psf_file
 from adaloc.simulation.smap_calibration import read_smap_calibration, write_smap_calibration
 from adaloc.simulation.spline import Spline
 from adaloc.simulation.spline_files import read_spline
+from adaloc.training.checkpoint import load_checkpoint, save_checkpoint
+from adaloc.tuning.space import load_space
 
 _HUNDRED_NM = PixelSize(x=100, y=100)
 
@@ -157,13 +164,55 @@ def _description(folder: Path) -> None:
 
 
 def _model(folder: Path) -> None:
-    from adaloc.config import Config
-
     torch.manual_seed(0)
     scaling = Scaling(0.0, 1.0, 0.1, (0.0,) * 5, (1.0,) * 5, (0.0,) * 5, (1.0,) * 5)
     config = Config.model_validate({"network": {"base_channels": 1, "depth": 0}})
     assert dump_config(config)
     save_model(folder / "a", make_model(config, scaling))
+
+
+def _checkpoint(folder: Path) -> None:
+    state = dict.fromkeys(("optimizer", "learning_rate", "rewind", "place", "epoch", "step", "best", "progress"), 0)
+    save_checkpoint(folder / "a", {**state, "wall_s": 0.0, "model": {"config": dump_config(Config())}})
+
+
+def _psf(folder: Path) -> None:
+    phase = np.zeros(21)
+    pupil = np.zeros((8, 8))
+    write_psf_file(
+        folder / "a.h5", PSFFile(OpticsConfig(), "scalar", False, None, 1.5, 0.0, phase, phase, phase, pupil)
+    )
+
+
+def _mask(folder: Path) -> None:
+    np.save(folder / "a.npy", np.zeros((8, 8)))
+
+
+def _work(folder: Path) -> None:
+    one = np.ones(2)
+    table = EmitterTable(frame=np.arange(2), x=one, y=one, z=one, photons=one)
+    with WorkFile(folder / "a", {}, resume=False) as work:
+        work.append(Block(0, 5, table))
+        work.append(Block(5, 9, replace(table, x_sigma=one)))
+
+
+def _read_work(path: Path) -> None:
+    finished_until(path)
+    with WorkFile(path, {}, resume=True) as work:
+        list(work.rows().parts())
+
+
+def _space(folder: Path) -> None:
+    space = {"training.lr_first": {"low": 1e-4, "high": 1e-2, "log": True}, "network.depth": {"choices": [1, 2]}}
+    (folder / "a").write_text(json.dumps(space), encoding="utf-8")
+
+
+def _validation(folder: Path) -> None:
+    facts = {
+        "format": "adaloc-validation-1", "pixel_size_nm": {"x": 100, "y": 100}, "num_frames": 1, "num_emitters": 0,
+        "num_localizations": 0, "frames": [], "sub_pixel": {}, "psf": None, "camera": None, "unknown_because": {},
+    }  # fmt: skip
+    (folder / "a").write_text(json.dumps(facts), encoding="utf-8")
 
 
 def _log(folder: Path) -> None:
@@ -209,6 +258,12 @@ TARGETS = {
     "field_map": Target("f.h5", read_field_map, _field_map, {}),
     "camera_maps": Target("f.npz", read_camera_maps, _camera_maps, {}),
     "model": Target("m.pth", load_model, _model, {}),
+    "checkpoint": Target("c.pth", lambda p: load_checkpoint(p, Config()), _checkpoint, {}),
+    "psf_h5": Target("psf.h5", read_psf_file, _psf, {}),
+    "phase_mask": Target("m.npy", lambda p: read_phase_mask(p, ""), _mask, {}),
+    "work_file": Target("w.unfinished", _read_work, _work, {}),
+    "tune_space": Target("s.json", lambda p: load_space(p, Config()), _space, {}),
+    "validation_json": Target("validation.json", lambda p: read_validation(p.parent), _validation, {}),
     "run_log": Target("log.jsonl", lambda p: text_report(load_run(p.parent)), _log, {}),
 }
 with tempfile.TemporaryDirectory() as _folder:

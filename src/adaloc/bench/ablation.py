@@ -15,7 +15,7 @@ from rich.table import Table
 
 from adaloc.config import Config
 from adaloc.config_file import dump_config, merged, parse_config
-from adaloc.files import write_text
+from adaloc.files import append_line, write_text
 from adaloc.integrity_check import load_data
 from adaloc.main_job import ensure_data
 from adaloc.training.checkpoint import LATEST, load_checkpoint
@@ -124,9 +124,7 @@ def run_ablation(
                 "num_parameters": sum(p.numel() for p in model.network.parameters()),
             }  # fmt: skip
             rows.append(row)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            append_line(path, json.dumps(row) + "\n")
             console.print(f"{name}, seed {seed}: loss {row['loss']:.4f} in {row['train_s']:.0f} s")
     return [row for row in rows if row["epochs"] == epochs and row["seed"] in seeds and row["option"] in options]
 

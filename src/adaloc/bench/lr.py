@@ -21,7 +21,7 @@ from adaloc import __version__
 from adaloc.bench.problems import OWN_OPTIMIZER, Task, run_task
 from adaloc.config import Config
 from adaloc.data.generate import generate
-from adaloc.files import write_text
+from adaloc.files import append_line, write_text
 from adaloc.progress import ProgressLine
 
 RATES = (1e-6, 1e-5, 1e-4, 5e-4, 2e-3, 1e-2, 1e-1)
@@ -153,8 +153,7 @@ def _run_all(tasks: Sequence[Task], config: Config, jobs: int, work: Path, conso
     with ProgressLine(console, "training", len(tasks), "runs", done=len(tasks) - len(left)) as line:
         for count, (task, loss) in enumerate(_train(left, config, jobs), start=len(tasks) - len(left) + 1):
             done[task] = loss
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"task": asdict(task), "loss": loss, "config": key}) + "\n")
+            append_line(path, json.dumps({"task": asdict(task), "loss": loss, "config": key}) + "\n")
             line.update(count, f"{task.method} at {task.lr:g}: {loss:.3f}")
     return {task: done[task] for task in tasks}
 

@@ -24,6 +24,7 @@ from adaloc.config_file import merged
 from adaloc.data.generate import generate, is_complete
 from adaloc.data.windows import load_samples, split_samples
 from adaloc.errors import AdalocError
+from adaloc.files import append_line
 from adaloc.training.causes import rank
 from adaloc.training.checkpoint import LATEST, load_checkpoint
 from adaloc.training.diagnosis import diagnose_events
@@ -148,8 +149,7 @@ def missing_jobs(
 
 def append_run(folder: Path, result: dict[str, Any]) -> None:
     """Keeps a finished run."""
-    with (folder / "runs.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(result) + "\n")
+    append_line(folder / "runs.jsonl", json.dumps(result) + "\n")
 
 
 def expected_cause(case: str) -> str:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from adaloc.calibrate.recipe import Calibration
 from adaloc.emitters import FloatArray
-from adaloc.files import atomic_path
+from adaloc.figure_file import write_figure
 from adaloc.simulation.psf_file import PSFFile
 from adaloc.simulation.pupil import pupil_grid
 from adaloc.simulation.zernike import NUM_MODES, zernike_modes
@@ -46,8 +46,7 @@ def write_calibration_page(path: Path, calibration: Calibration, psf: PSFFile, f
     _draw_planes(top, measured, fitted_TRR, calibration)
     _draw_sections(middle, measured, fitted_TRR, calibration)
     _draw_pupil(bottom, psf)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100)
+    write_figure(figure, path, dpi=100)
 
 
 def _draw_planes(figure: Any, measured: FloatArray, fitted: FloatArray, calibration: Calibration) -> None:

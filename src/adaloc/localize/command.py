@@ -22,15 +22,18 @@ from adaloc.data.targets import BACKGROUND, Z
 from adaloc.emitters import EmitterTable, concatenate
 from adaloc.errors import ConfigError
 from adaloc.files import remove_leftovers
-from adaloc.localize.inference import View, localize_stream, view_of
+from adaloc.localize.inference import View, localize_stream, plan_of, view_of
 from adaloc.localize.movie import Movie, find_movies, join_movies
+from adaloc.localize.names import check_names, image_names, output_names
 from adaloc.localize.outputs import DEFAULT_FORMATS, FORMATS, MovieFacts, output_paths, write_outputs
+from adaloc.localize.parts import Part, Split, number_of_parts, parts_begun, spans_of
 from adaloc.localize.pixel_grid import PixelGridWave, describe_pixel_grid
 from adaloc.localize.render import render, write_png, z_range_nm
+from adaloc.localize.rows import Rows
 from adaloc.localize.tiles import Box
-from adaloc.localize.work_file import WorkFile
-from adaloc.models.device import choose_device
+from adaloc.models.device import choose_device, device_of
 from adaloc.models.model_file import Model, load_model
+from adaloc.processes import place_of_this_process
 from adaloc.progress import ProgressLine
 from adaloc.simulation.camera_maps import CameraMaps, maps_of_movie, uniform_camera
 from adaloc.stopping import listen, stop_if_asked
@@ -57,6 +60,8 @@ class LocalizeOptions:
         camera_maps: of an sCMOS; None takes those that the model was trained with, if any.
         camera_origin_px: (row, column) of the maps at which the movie's first pixel lies; None: maps and movie have one
             size.
+        part: the part of each movie that this process localizes; None for all of it, or, where torchrun has started
+            several processes, for this one's share.
     """
 
     threshold: float = 0.5
@@ -70,6 +75,7 @@ class LocalizeOptions:
     device: str = "auto"
     camera_maps: Path | None = None
     camera_origin_px: tuple[int, int] | None = None
+    part: Part | None = None
 
 
 @dataclass(frozen=True)
@@ -105,31 +111,46 @@ def localize_movies(
         join: all paths together are one movie.
 
     Returns:
-        What was localized; movies that were finished before are left out.
+        What was written; without movies that were finished before, and those of which other parts are missing.
 
     Raises:
         AdalocError: when a file cannot be read or written.
     """
-    _check_names(out, render_path)
+    check_names(out, render_path)
+    place = place_of_this_process()
+    if place.size > 1:
+        if options.part is not None:
+            raise ConfigError("Each of the processes that torchrun starts has its own part; leave --part out.")
+        options = replace(options, part=Part(place.rank + 1, place.size))
     model = load_model(model_path)
-    model.network.to(choose_device(options.device))
+    model.network.to(choose_device(options.device) if place.size == 1 else device_of(options.device, place.local_rank))
     movies = [join_movies(movie_paths)] if join else find_movies(movie_paths)
     try:
-        names = _output_names(movies, out)
-        images = _image_names(movies, names, render_path)
+        names = output_names(movies, out)
+        images = image_names(movies, names, render_path)
         done = []
         for movie, name, image in zip(movies, names, images, strict=True):
             paths = output_paths(name, options.formats)
-            work_path = name.with_suffix(".unfinished")
-            if options.resume and _is_finished(work_path, [*paths.values(), *([image] if image else [])], model_path):
+            files = [*paths.values(), *([image] if image else [])]
+            if options.resume and _is_finished(name, files, model_path):
                 console.print(f"{movie.name}: {name} is there already; delete it to localize again.", soft_wrap=True)
                 continue
-            settings = _settings(model_path, movie, view_of(movie, options.frames, options.region), options)
-            with listen(), WorkFile(work_path, settings, resume=options.resume) as work:
-                for path in (*paths.values(), *([image] if image else [])):
-                    remove_leftovers(path.parent, (path.name, path.with_suffix(".yaml").name))
-                done.append(_localize(model, movie, paths, image, options, work, console))
-                work.delete()
+            view = view_of(movie, options.frames, options.region)
+            total = number_of_parts(name, options.part, resume=options.resume)
+            run_length = plan_of(model, movie, view, next(model.network.parameters()).device).frames_at_once
+            split = Split(name, _settings(model_path, movie, view, options), spans_of(view, total, run_length))
+            with listen():
+                for number in range(1, total + 1) if options.part is None else (options.part.number,):
+                    # One of the processes speaks, at the beginning; the one that ends last speaks at the end.
+                    speaker = console if place.rank == 0 else Console(quiet=True)
+                    _localize(model, movie, view, split, number, options, speaker)
+                if options.part is not None and not _is_last(split, options.part, console):
+                    continue
+                with split.whole() as rows:
+                    if rows is not None:
+                        for path in files:
+                            remove_leftovers(path.parent, (path.name, path.with_suffix(".yaml").name))
+                        done.append(_write(model, movie, view, rows, paths, image, options, console))
             movie.close()
         return done
     finally:
@@ -138,39 +159,70 @@ def localize_movies(
 
 
 def _localize(
+    model: Model, movie: Movie, view: View, split: Split, number: int, options: LocalizeOptions, console: Console
+) -> None:
+    """Fills the work file of a part."""
+    begin, end = split.spans[number - 1]
+    if begin == end:
+        return
+    total = len(split.spans)
+    what = movie.name.name if total == 1 else f"{movie.name.name} (part {number} of {total})"
+    with split.open(number, resume=options.resume) as work:
+        if not work.is_locked:
+            console.print("[yellow]Warning:[/yellow] the file system knows no locks: start no second process for this.")
+        maps = maps_of_movie(
+            model.config.simulation.camera, options.camera_maps, options.camera_origin_px, (movie.height, movie.width)
+        )
+        sample = _sample_frames(movie, view)
+        seen = None if maps is None else maps.cut((view.region.top, view.region.left), sample.shape[1:])
+        for warning in [*movie.notes, *mismatches(model, sample, movie.pixel_size_nm, options.pixel_size_nm, seen)]:
+            console.print(f"[yellow]Warning:[/yellow] {warning}", soft_wrap=True)
+        pixel_size = options.pixel_size_nm or model.config.simulation.optics.pixel_size_nm
+        first = begin if work.end is None else work.end
+        if done := first - begin:
+            console.print(f"Going on at frame {first}; {done} frames were finished before.", soft_wrap=True)
+        with ProgressLine(console, f"localizing {what}", end - begin, "frames", done) as line:
+            for block in localize_stream(
+                model, movie, view, threshold=options.threshold, maps=maps, first_frame=first, last_frame=end
+            ):
+                table = block.table
+                if options.max_sigma_nm is not None:
+                    table = certain_rows(table, pixel_size, options.max_sigma_nm)
+                work.append(replace(block, table=table))
+                line.update(block.end - begin)
+                stop_if_asked("Finished blocks are kept; go on with the same command and --resume.")
+
+
+def _is_last(split: Split, part: Part, console: Console) -> bool:
+    """Whether all parts are finished and nobody else has begun to put them together; else says what comes of it."""
+    begin, end = split.spans[part.number - 1]
+    missing = split.missing()
+    if not missing:
+        return True
+    own = f"Part {part.number} of {part.total} (frames {begin} to {end - 1}) is finished."
+    if begin == end:
+        own = f"Part {part.number} of {part.total} has no frames: the movie is too short for so many parts."
+    elif split.is_taken(part.number):
+        console.print(f"{own} All are, and another process writes {split.name}.", soft_wrap=True)
+        return False
+    numbers = ", ".join(map(str, missing))
+    console.print(f"{own} The one that ends last writes {split.name}; still open: {numbers}.", soft_wrap=True)
+    return False
+
+
+def _write(
     model: Model,
     movie: Movie,
+    view: View,
+    rows: Rows,
     paths: dict[str, Path],
     image_path: Path | None,
     options: LocalizeOptions,
-    work: WorkFile,
     console: Console,
 ) -> Localized:
-    """Fills the work file, and writes the final files from it."""
-    view = view_of(movie, options.frames, options.region)
-    maps = maps_of_movie(
-        model.config.simulation.camera, options.camera_maps, options.camera_origin_px, (movie.height, movie.width)
-    )
-    sample = _sample_frames(movie, view)
-    seen = None if maps is None else maps.cut((view.region.top, view.region.left), sample.shape[1:])
-    for warning in [*movie.notes, *mismatches(model, sample, movie.pixel_size_nm, options.pixel_size_nm, seen)]:
-        console.print(f"[yellow]Warning:[/yellow] {warning}", soft_wrap=True)
-    pixel_size = options.pixel_size_nm or model.config.simulation.optics.pixel_size_nm
-    first = view.begin if work.end is None else work.end
-    done = first - view.begin
-    if done:
-        console.print(f"Going on at frame {first}; {done} frames were finished before.", soft_wrap=True)
-    with ProgressLine(console, f"localizing {movie.name.name}", len(view), "frames", done) as line:
-        for block in localize_stream(model, movie, view, threshold=options.threshold, maps=maps, first_frame=first):
-            table = block.table
-            if options.max_sigma_nm is not None:
-                table = certain_rows(table, pixel_size, options.max_sigma_nm)
-            work.append(replace(block, table=table))
-            line.update(block.end - view.begin)
-            stop_if_asked("Finished blocks are kept; go on with the same command and --resume.")
-    rows = work.rows()
+    """Writes the final files, and says what is in them."""
     facts = MovieFacts(
-        pixel_size,
+        options.pixel_size_nm or model.config.simulation.optics.pixel_size_nm,
         (movie.height, movie.width),
         movie.num_frames,
         spot_sigma_nm(model.config.simulation),
@@ -208,46 +260,9 @@ def certain_rows(table: EmitterTable, pixel_size_nm: PixelSize, max_sigma_nm: fl
     return table.select(largest <= max_sigma_nm)
 
 
-def _check_names(out: Path | None, render_path: Path | None) -> None:
-    """Before anything is loaded: files end as their formats do."""
-    if out is not None and out.suffix.lower() not in ("", ".csv", ".hdf5", ".h5") and not out.is_dir():
-        raise ConfigError(f"--out {out}: write a name that ends in .csv, .hdf5 or .h5, or the name of a folder.")
-    if render_path is not None and render_path.suffix.lower() not in ("", ".png") and not render_path.is_dir():
-        raise ConfigError(f"--render {render_path}: the image is a PNG; write a name that ends in .png.")
-
-
-def _output_names(movies: Sequence[Movie], out: Path | None) -> list[Path]:
-    """A file name for each movie, before the formats' suffixes."""
-    if out is None:
-        return [movie.name.with_name(f"{_stem(movie.name)}_locs.csv") for movie in movies]
-    if out.suffix and not out.is_dir():
-        if len(movies) > 1:
-            raise ConfigError(f"--out {out} names one file, and there are {len(movies)} movies. Name a folder instead.")
-        return [out]
-    names = [out / f"{_stem(movie.name)}.csv" for movie in movies]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ConfigError(f"Several movies would be written to {twice}. Localize them with different folders as --out.")
-    return names
-
-
-def _image_names(movies: Sequence[Movie], names: Sequence[Path], render_path: Path | None) -> Sequence[Path | None]:
-    if render_path is None:
-        return [None] * len(movies)
-    if len(movies) == 1 and render_path.suffix.lower() == ".png":
-        return [render_path]
-    if render_path.suffix.lower() == ".png":
-        raise ConfigError(f"--render {render_path} names one image, and there are {len(movies)} movies. Name a folder.")
-    return [render_path / f"{name.stem}.png" for name in names]
-
-
-def _stem(name: Path) -> str:
-    return name.name if name.is_dir() else Path(name.stem).stem if name.stem.lower().endswith(".ome") else name.stem
-
-
-def _is_finished(work_path: Path, files: Sequence[Path], model_path: Path) -> bool:
+def _is_finished(name: Path, files: Sequence[Path], model_path: Path) -> bool:
     """All files are there and none is older than the model, which may have been trained further."""
-    if work_path.exists() or not all(path.is_file() for path in files):
+    if parts_begun(name) or not all(path.is_file() for path in files):
         return False
     return min(path.stat().st_mtime for path in files) >= model_path.stat().st_mtime
 

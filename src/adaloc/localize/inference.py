@@ -85,6 +85,7 @@ def localize_stream(
     threshold: float = 0.5,
     maps: CameraMaps | None = None,
     first_frame: int | None = None,
+    last_frame: int | None = None,
 ) -> Iterator[Block]:
     """Localizes part of a movie of any length and frame size, block by block, in bounded memory.
 
@@ -99,6 +100,8 @@ def localize_stream(
         threshold: least integrated probability of a localization.
         maps: of the camera's pixels under the whole movie; None for a uniform camera.
         first_frame: where to go on in the view; a block's begin, for blocks as without interruption.
+        last_frame: where to end in the view, not included; None: at its end. Where both are whole numbers of
+            `plan_of(...).frames_at_once` from the view's begin, the result is a part of the view's bit for bit.
 
     Yields:
         Blocks in ascending order; x and y are those of the whole movie.
@@ -119,7 +122,8 @@ def localize_stream(
         frames = movie.read(first, last)
         return frames if len(index) == len(frames) else frames[index]
 
-    spans = blocks(view.begin if first_frame is None else first_frame, view.end, _block_length(movie, plan))
+    begin, end = (view.begin if first_frame is None else first_frame), (view.end if last_frame is None else last_frame)
+    spans = blocks(begin, end, _block_length(movie, plan))
     for (begin, end), frames in _read_ahead(read, spans):
         tables = []
         for first, last in blocks(begin, end, plan.frames_at_once):

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from adaloc.files import atomic_path
+from adaloc.figure_file import write_figure
 from adaloc.localize.drift import Drift
 from adaloc.localize.frc import THRESHOLD, RingCorrelation
 
@@ -67,6 +66,4 @@ def save_png(figure: Figure, path: Path) -> None:
     Raises:
         AdalocError: when it cannot be written.
     """
-    FigureCanvasAgg(figure)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=_DPI)
+    write_figure(figure, path, dpi=_DPI)

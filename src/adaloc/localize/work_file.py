@@ -5,6 +5,8 @@
 
 Whatever moment a process is killed at, all blocks but the last are whole, and that the last is not shows in its length
 or checksum; it is then dropped. So a run goes on at the block after the last whole one.
+
+The process that has the file open holds its lock, so that no two of them write into it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -25,9 +27,11 @@ from adaloc.errors import AdalocError, ConfigError
 from adaloc.files import describe_write_failure
 from adaloc.localize.inference import Block
 from adaloc.localize.rows import Rows
+from adaloc.locks import LockedError, is_unsupported, try_lock
 
 _FORMAT = "adaloc-localizations-1"
 _MAX_LINE = 1 << 20
+_MOST = 1 << 53  # frames or rows; more can be of no movie
 _INTEGERS = ("frame", "emitter_id")
 _ROWS_AT_ONCE = 100_000
 
@@ -55,13 +59,18 @@ class WorkFile:
         settings: everything that the result depends on, JSON-able.
         resume: go on with what is there.
 
+    Attributes:
+        is_locked: no other process can open it now; False where the file system knows no locks.
+
     Raises:
+        LockedError: when another process has it open.
         ConfigError: when `path` holds another run, or, without `resume`, an unfinished one.
         AdalocError: when it cannot be written.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], *, resume: bool) -> None:
         self.path = path
+        self.is_locked = False
         self._head = _line({"format": _FORMAT, "settings": settings})
         self._entries: list[tuple[int, _Entry]] = []
         self._handle: BinaryIO | None = None
@@ -69,7 +78,11 @@ class WorkFile:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._open(resume)
         except OSError as error:
+            self.close()
             raise AdalocError(describe_write_failure(path, error)) from error
+        except AdalocError:
+            self.close()
+            raise
 
     def __enter__(self) -> WorkFile:
         return self
@@ -113,9 +126,11 @@ class WorkFile:
         return Rows(sum(entry.rows for _, entry in self._entries), common, self._parts)
 
     def delete(self) -> None:
-        """Closes and removes the file."""
-        self.close()
+        """Removes the file and closes it."""
+        if os.name == "nt":  # which removes no open file
+            self.close()
         self.path.unlink(missing_ok=True)
+        self.close()
 
     def close(self) -> None:
         """Closes the file and keeps it."""
@@ -124,30 +139,58 @@ class WorkFile:
             self._handle = None
 
     def _open(self, resume: bool) -> None:
-        if self.path.exists():
-            with self.path.open("rb") as handle:
-                head, entries, end = _scan(handle)
-            if entries and not resume:
-                raise ConfigError(
-                    f"{self.path} holds an unfinished run, up to frame {entries[-1][1].end}. "
-                    "Go on with it with --resume, or delete it to begin anew."
-                )
-            if entries and head != self._head:
-                raise ConfigError(
-                    f"{self.path} holds an unfinished run of another model, movie or option: "
-                    f"{_difference(head, self._head)}. Repeat the command that it was begun with, or delete it to "
-                    "begin anew."
-                )
-            if entries:
-                self._entries = entries
-                self._handle = self.path.open("rb+", buffering=0)
-                self._handle.truncate(end)
-                return
-        self._handle = self.path.open("wb+", buffering=0)
+        self._handle = self._open_and_lock()
+        with _reader(self._handle) as handle:
+            head, entries, end = _scan(handle)
+        if entries and not resume:
+            raise ConfigError(
+                f"{self.path} holds an unfinished run, up to frame {entries[-1][1].end}. "
+                "Go on with it with --resume, or delete it to begin anew."
+            )
+        if entries and head != self._head:
+            raise ConfigError(
+                f"{self.path} holds an unfinished run of another model, movie or option: "
+                f"{_difference(head, self._head)}. Repeat the command that it was begun with, or delete it to "
+                "begin anew."
+            )
+        if entries:
+            self._entries = entries
+            self._handle.truncate(end)
+            return
+        self._handle.truncate(0)
+        self._handle.seek(0)
         _write_all(self._handle, self._head)
 
+    def _open_and_lock(self) -> BinaryIO:
+        while True:
+            handle = open(self.path, "rb+", buffering=0, opener=_open_or_make)  # noqa: SIM115 - `close` closes it
+            try:
+                self.is_locked = self._lock(handle)
+                if os.path.samestat(os.fstat(handle.fileno()), self.path.stat()):
+                    return handle
+            except FileNotFoundError:
+                pass  # like another file of the name: a process removed this one, at its end, before it was locked here
+            except BaseException:
+                handle.close()
+                raise
+            handle.close()
+
+    def _lock(self, handle: BinaryIO) -> bool:
+        try:
+            if try_lock(handle.fileno()):
+                return True
+        except OSError as error:
+            if not is_unsupported(error):
+                raise
+            return False
+        raise LockedError(
+            f"Another process is localizing into {self.path}. Wait until it ends, end it, or choose another output. "
+            "(The lock ends with its process.)"
+        )
+
     def _parts(self) -> Iterator[EmitterTable]:
-        with self.path.open("rb") as handle:
+        assert self._handle is not None
+        with _reader(self._handle) as handle:
             waiting: list[EmitterTable] = []
             for position, entry in self._entries:
                 handle.seek(position)
@@ -164,8 +207,35 @@ class WorkFile:
                 yield concatenate(waiting)
 
 
-def _scan(handle: BinaryIO) -> tuple[bytes, list[tuple[int, _Entry]], int]:
-    """The first line, the whole blocks with the places of their data, and where the last of them ends."""
+def finished_until(path: Path) -> int | None:
+    """The frame after the last finished block of a work file, by the blocks' first lines alone; None before the first.
+
+    It may be open in another process.
+
+    Raises:
+        OSError: when it cannot be read.
+    """
+    with path.open("rb") as handle:
+        entries = _scan(handle, verify=False)[1]
+    return entries[-1][1].end if entries else None
+
+
+def _open_or_make(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT, 0o666)
+
+
+def _reader(handle: BinaryIO) -> BinaryIO:
+    """The same open file with a buffer, from its beginning; Windows lets no other handle read what is locked."""
+    reader = os.fdopen(os.dup(handle.fileno()), "rb")
+    reader.seek(0)
+    return reader
+
+
+def _scan(handle: BinaryIO, *, verify: bool = True) -> tuple[bytes, list[tuple[int, _Entry]], int]:
+    """The first line, the whole blocks with the places of their data, and where the last of them ends.
+
+    Without `verify` the data are not read, and not compared with their checksums.
+    """
     head = handle.readline(_MAX_LINE)
     entries: list[tuple[int, _Entry]] = []
     end = len(head)
@@ -174,9 +244,12 @@ def _scan(handle: BinaryIO) -> tuple[bytes, list[tuple[int, _Entry]], int]:
         position = handle.tell()
         if not 0 <= entry.num_bytes <= size - position or (entries and entry.begin != entries[-1][1].end):
             break
-        data = handle.read(entry.num_bytes)
-        if len(data) != entry.num_bytes or zlib.crc32(data) != entry.crc32:
-            break
+        if verify:
+            data = handle.read(entry.num_bytes)
+            if len(data) != entry.num_bytes or zlib.crc32(data) != entry.crc32:
+                break
+        else:
+            handle.seek(entry.num_bytes, os.SEEK_CUR)
         entries.append((position, entry))
         end = position + entry.num_bytes
     return head, entries, end
@@ -186,9 +259,19 @@ def _entry(line: bytes) -> _Entry | None:
     """A block's line, or None where the process was killed while it was written."""
     try:
         values = json.loads(line) if line.endswith(b"\n") else None
-        return None if values is None else _Entry(**{**values, "columns": tuple(values["columns"])})
-    except (ValueError, TypeError, KeyError):
+        if values is None:
+            return None
+        entry = _Entry(**{**values, "columns": tuple(values["columns"])})
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
+    numbers = (entry.begin, entry.end, entry.rows, entry.crc32)
+    if not all(type(number) is int and 0 <= number < _MOST for number in numbers):
+        return None
+    known = {field.name for field in fields(EmitterTable)}
+    needed = {field.name for field in fields(EmitterTable) if field.default is MISSING}
+    if not needed <= set(entry.columns) <= known or len(set(entry.columns)) < len(entry.columns):
+        return None
+    return entry
 
 
 def _write_all(handle: BinaryIO, data: bytes) -> None:

@@ -32,6 +32,25 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def device_of(name: str, local_rank: int) -> torch.device:
+    """The device of one of several processes on a machine: each has a GPU of its own, or all share the CPU.
+
+    Raises:
+        ConfigError: when there is none for it.
+    """
+    device = choose_device(name)
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda" or device.index is not None:
+        raise ConfigError(f"Several processes cannot share the device {device}. Set device to auto, cuda or cpu.")
+    if local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"This machine has {torch.cuda.device_count()} GPUs and was given process {local_rank}, counted from 0. "
+            "Start one process for each GPU."
+        )
+    return torch.device("cuda", local_rank)
+
+
 def use_bfloat16(precision: str, device: torch.device) -> bool:
     """Whether the network runs in bfloat16: where the config says so, or, on auto, where the hardware has it.
 

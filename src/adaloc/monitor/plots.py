@@ -27,7 +27,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from adaloc.config import PixelSize
 from adaloc.emitters import EmitterTable, FloatArray
-from adaloc.files import atomic_path
+from adaloc.figure_file import write_figure
 from adaloc.monitor.analysis import (
     WINDOW,
     channel_reference,
@@ -138,8 +138,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     Raises:
         AdalocError: when it cannot be written.
     """
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+    write_figure(figure, path, dpi=150)
 
 
 def figure_pixels(figure: Figure) -> npt.NDArray[np.uint8]:

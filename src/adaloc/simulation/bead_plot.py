@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
 
-from adaloc.files import atomic_path
+from adaloc.figure_file import write_figure
 from adaloc.simulation.bead_spline import BeadSpline
 from adaloc.simulation.spline import SplinePSF
 
@@ -63,8 +63,7 @@ def plot_bead_spline(path: Path, made: BeadSpline) -> None:
     profile.plot(z_nm, model[:, middle, middle] * 100, color="C3", linewidth=1.5, label="spline")
     profile.set(xlabel="z (nm)", ylabel="share of the photons (%)", title="middle pixel")
     profile.legend(frameon=False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+    write_figure(figure, path, dpi=110)
 
 
 def _shown(image: npt.NDArray[Any], brightest: float) -> npt.NDArray[Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from adaloc.files import atomic_path
+from adaloc.figure_file import write_figure
 from adaloc.simulation.phase_mask import MaskedPSF
 from adaloc.simulation.pupil import pupil_grid
 from adaloc.simulation.vectorial import VectorialPupilPSF
@@ -58,5 +58,4 @@ def plot_mask(path: Path, made: MaskedPSF, z_range_nm: float) -> None:
     side = f"{roi_size_px} x {roi_size_px} px"
     text = f"height above the\ncover slip, and\nshare of the light in\n{side};\npower 0.6 of the light"
     last.text(0.02, 0.5, text, va="center", fontsize=10)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=90)
+    write_figure(figure, path, dpi=90)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import map_coordinates
 
+from adaloc.bounds import load_npy
 from adaloc.config import OpticsConfig
 from adaloc.emitters import FloatArray
 from adaloc.errors import DataError
@@ -59,7 +60,7 @@ def read_phase_mask(path: Path, variable: str) -> FloatArray:
         raise DataError(f"The mask {path} does not exist. Check the path.")
     if path.suffix.lower() == ".npy":
         try:
-            array = np.load(path, allow_pickle=False)
+            array = load_npy(path)
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read as a NumPy array: {error}. Save it again.") from None
     else:

@@ -54,8 +54,11 @@ def load_checkpoint(path: Path, config: Config) -> dict[str, Any]:
         )
     if missing := sorted(_KEYS - state.keys()):
         raise CheckpointError(f"{path} lacks {', '.join(missing)}; it is not a whole checkpoint.")
+    written = state["model"].get("config", {}) if isinstance(state["model"], dict) else None
+    if not isinstance(written, dict):
+        raise CheckpointError(f"{path} holds no config of its model; it is damaged.")
     # Keys that are newer than the checkpoint had their defaults.
-    there, asked = merged(dump_config(Config()), state["model"].get("config", {})), dump_config(config)
+    there, asked = merged(dump_config(Config()), written), dump_config(config)
     for section in _MUST_AGREE:
         found, here = _at(there, section), _at(asked, section)
         if found != here:

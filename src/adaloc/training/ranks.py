@@ -7,7 +7,6 @@ Process 0 alone writes, scores and speaks. Nobody waits without an end: a proces
 from __future__ import annotations
 
 import io
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -20,9 +19,10 @@ from torch import nn
 
 from adaloc.errors import AdalocError, ConfigError
 from adaloc.models.batch_norm import sharing
-from adaloc.models.device import choose_device
+from adaloc.models.device import device_of
 from adaloc.models.losses import LossSums
 from adaloc.models.model_file import first_line
+from adaloc.processes import place_of_this_process
 
 T = TypeVar("T")
 
@@ -260,11 +260,6 @@ class Ranks:
             ) from error
 
 
-def is_alone() -> bool:
-    """Whether this process was started by itself, and not as one of several."""
-    return os.environ.get("WORLD_SIZE", "1") == "1"
-
-
 @contextmanager
 def join_ranks(device_name: str) -> Iterator[Ranks]:
     """Meets the other processes, as torchrun's environment variables name them; one alone without these.
@@ -276,10 +271,11 @@ def join_ranks(device_name: str) -> Iterator[Ranks]:
         ConfigError: when the environment is incomplete, or the device cannot be used by several processes.
         PeerError: when the others do not come.
     """
-    if is_alone():
+    place = place_of_this_process()
+    if place.size == 1:
         yield Ranks()
         return
-    rank, size, local_rank = (_from_environment(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    rank, size, local_rank = place.rank, place.size, place.local_rank
     if not dist.is_available():
         raise ConfigError("This build of torch has no torch.distributed; train with one process.")
     device = device_of(device_name, local_rank)
@@ -306,32 +302,3 @@ def join_ranks(device_name: str) -> Iterator[Ranks]:
         ranks.give_up()
         raise
     dist.destroy_process_group()
-
-
-def device_of(name: str, local_rank: int) -> torch.device:
-    """The device of one of several processes on a machine: each has a GPU of its own, or all share the CPU.
-
-    Raises:
-        ConfigError: when there is none for it.
-    """
-    device = choose_device(name)
-    if device.type == "cpu":
-        return device
-    if device.type != "cuda" or device.index is not None:
-        raise ConfigError(f"Several processes cannot share the device {device}. Set device to auto, cuda or cpu.")
-    if local_rank >= torch.cuda.device_count():
-        raise ConfigError(
-            f"This machine has {torch.cuda.device_count()} GPUs and was given process {local_rank}, counted from 0. "
-            "Start one process for each GPU."
-        )
-    return torch.device("cuda", local_rank)
-
-
-def _from_environment(name: str) -> int:
-    value = os.environ.get(name, "")
-    if not value.isdecimal():
-        raise ConfigError(
-            f"WORLD_SIZE says that this training has {os.environ['WORLD_SIZE']} processes, but {name} is "
-            f"{value or 'missing'}. Start them with torchrun, or unset WORLD_SIZE."
-        )
-    return int(value)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import statistics
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
 from adaloc import __version__
 from adaloc.config import CHANNELS, Config
+from adaloc.errors import AdalocError
+from adaloc.files import describe_write_failure
 from adaloc.models.device import describe_device
 from adaloc.models.losses import LossSums, left_out_channels
 from adaloc.models.network import num_parameters
@@ -27,6 +33,36 @@ class Score:
 
     metrics: dict[str, float | None]
     picture_HWC: Any = None
+
+
+@contextmanager
+def open_board(folder: Path, first_epoch: int) -> Iterator[SummaryWriter]:
+    """TensorBoard's files of a run.
+
+    Args:
+        folder: for its files.
+        first_epoch: what older files say from there on is hidden.
+
+    Raises:
+        AdalocError: when they cannot be written.
+    """
+    show = threading.excepthook
+
+    def show_others(failure: threading.ExceptHookArgs) -> None:
+        # The thread that writes keeps its error for the next call, which raises it; it need not be printed as well.
+        if not isinstance(failure.exc_value, OSError):
+            show(failure)
+
+    threading.excepthook = show_others
+    try:
+        with SummaryWriter(str(folder), purge_step=first_epoch) as board:
+            yield board
+    except OSError as error:
+        if error.filename is not None:  # of another file
+            raise
+        raise AdalocError(describe_write_failure(folder, error)) from error
+    finally:
+        threading.excepthook = show
 
 
 def write_start(run: Run, board: SummaryWriter, initial: LossSums) -> None:

@@ -27,7 +27,7 @@ from adaloc.data.windows import (
     validation_batches,
 )
 from adaloc.errors import CheckpointError
-from adaloc.models.device import choose_device, keep_freed_memory, use_bfloat16
+from adaloc.models.device import choose_device, device_of, keep_freed_memory, use_bfloat16
 from adaloc.models.losses import ChannelLoss, LossSums, make_loss
 from adaloc.models.model_file import Model, make_model
 from adaloc.random_streams import Stream, torch_stream
@@ -35,7 +35,7 @@ from adaloc.training.fine_tuning import scaling_for, start_from
 from adaloc.training.floor import Floor, physical_floor
 from adaloc.training.learning_rate import LearningRate
 from adaloc.training.optimizers import Optimizer, make_optimizer
-from adaloc.training.ranks import Ranks, device_of
+from adaloc.training.ranks import Ranks
 from adaloc.training.rewind import Rewind
 from adaloc.training.run_log import NoLog, RunLog
 

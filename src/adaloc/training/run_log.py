@@ -38,13 +38,11 @@ Events (`event` names the kind; all carry `time_s`, seconds since 1970):
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
-from adaloc.errors import AdalocError
-from adaloc.files import describe_write_failure
+from adaloc.files import append_line
 
 Event = dict[str, Any]
 
@@ -68,18 +66,7 @@ class RunLog:
             AdalocError: when the file cannot be written.
         """
         line = json.dumps({"event": event, "time_s": round(time.time(), 3), **values}, allow_nan=True) + "\n"
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            try:
-                # A line torn by a kill must not swallow the next one.
-                size = os.fstat(descriptor).st_size
-                torn = size > 0 and _byte_at(descriptor, size - 1) != b"\n"
-                os.write(descriptor, (b"\n" if torn else b"") + line.encode())
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise AdalocError(describe_write_failure(self.path, error)) from error
+        append_line(self.path, line)
 
 
 class NoLog(RunLog):
@@ -96,11 +83,6 @@ def _is_before(event: Event, resume: Event) -> bool:
     if "step" in event and "step" in resume:
         return bool(event["step"] <= resume["step"])
     return not event.get("epoch", -1) >= resume.get("epoch", 0)
-
-
-def _byte_at(descriptor: int, position: int) -> bytes:
-    os.lseek(descriptor, position, os.SEEK_SET)
-    return os.read(descriptor, 1)
 
 
 def read_events(path: Path) -> list[Event]:

@@ -26,7 +26,15 @@ from adaloc.training.decision import Decision
 from adaloc.training.diagnosis import Diagnosis, diagnose_in_training
 from adaloc.training.loader import iterate_batches
 from adaloc.training.ranks import PeerError
-from adaloc.training.recording import Score, epoch_record, hyperparameters, write_epoch, write_score, write_start
+from adaloc.training.recording import (
+    Score,
+    epoch_record,
+    hyperparameters,
+    open_board,
+    write_epoch,
+    write_score,
+    write_start,
+)
 from adaloc.training.run import Progress, Run, batch_errors, best_model
 from adaloc.training.signals import Observer, StepFacts
 from adaloc.training.step_size import StepSize
@@ -81,7 +89,7 @@ def fit(run: Run, hooks: Hooks) -> str:
         if run.step == 0:
             validate(run)  # with the first process, each its share
         return _loop(run, hooks, None)
-    with SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.epoch) as board:
+    with open_board(run.folder / "tensorboard", run.epoch) as board:
         if run.step > 0:
             run.log.write("resume", epoch=run.epoch, step=run.step)
         else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import platform
 import time
 import warnings
@@ -19,7 +18,6 @@ from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -27,6 +25,7 @@ from adaloc.config import Config
 from adaloc.config_file import dump_config
 from adaloc.errors import AdalocError, ConfigError
 from adaloc.locks import is_unsupported, try_lock
+from adaloc.tuning.journal import open_journal
 from adaloc.tuning.space import Space, drawn_values
 
 STUDY_NAME = "adaloc"
@@ -197,8 +196,7 @@ def _open_storage(storage: str) -> BaseStorage:
             return RDBStorage(storage)
         path = Path(storage)
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = JournalFileOpenLock(str(path)) if os.name == "nt" else None
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+        return JournalStorage(open_journal(path))
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise _cannot_open(storage, error) from error
     except Exception as error:  # of SQLAlchemy and of database drivers, whose classes are many
