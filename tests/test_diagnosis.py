@@ -11,7 +11,8 @@ import torch
 from typer.testing import CliRunner
 
 from adaloc.bench.command import bench_stalls
-from adaloc.bench.faults import FAULTS, WrappedWindows
+from adaloc.bench.fault_cases import FAULTS
+from adaloc.bench.faults import WrappedWindows
 from adaloc.bench.stalls import rerank
 from adaloc.cli import app, console
 from adaloc.config import Config

@@ -64,6 +64,9 @@ def stalls(
     ),
     seeds: Annotated[str, typer.Option(help="Seeds of each cause, first:last.")] = "5:14",
     healthy_seeds: Annotated[str, typer.Option(help="Seeds of the healthy runs, first:last.")] = "10:59",
+    cured_seeds: Annotated[
+        str, typer.Option(help="Seeds of the runs whose fault the trainer is to mend, first:last; empty: none.")
+    ] = "5:9",
     causes: Annotated[str, typer.Option(help="Causes, separated by commas; all when empty.")] = "",
     jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
     rerank: Annotated[bool, typer.Option("--rerank", help="Rank the stored evidence again; train nothing.")] = False,
@@ -74,7 +77,8 @@ def stalls(
     """
     from adaloc.bench.command import bench_stalls
 
-    bench_stalls(out, parse_range(seeds), parse_range(healthy_seeds), causes, jobs, rerank, console)
+    cured = parse_range(cured_seeds) if cured_seeds else []
+    bench_stalls(out, parse_range(seeds), parse_range(healthy_seeds), cured, causes, jobs, rerank, console)
 
 
 @bench_app.command()

@@ -58,6 +58,7 @@ class Evidence:
     frozen: str | None = None
     train_mode_loss: float | None = None
     eval_mode_loss: float | None = None
+    mode_difference: float | None = None
     resumed_at: int | None = None
     moment_steps: int | None = None
     rate: float | None = None
@@ -72,6 +73,7 @@ class Evidence:
     count_ratio: float | None = None
     p_at_emitters: float | None = None
     overconfidence: float | None = None
+    probability_over_constant: float | None = None
     shuffle_gap: float | None = None
     # gradients
     gradient_depth_ratio: float | None = None
@@ -188,11 +190,14 @@ def _from_looks(looks: Sequence[Event]) -> dict[str, Any]:
         values[name] = _last([look.get(name) for look in looks])
     for name in (
         "target_offset_max", "target_z_rms", "target_photons_rms", "input_mean", "input_std", "repeated_share",
-        "frozen_share", "count_ratio", "p_at_emitters", "overconfidence", "gradient_depth_ratio",
-        "zero_gradient_share", "skipped_share", "dead_share", "update_ratio", "decay_ratio", "gradient_cosine",
-        "clip_excess",
+        "frozen_share", "count_ratio", "p_at_emitters", "overconfidence", "probability_over_constant",
+        "gradient_depth_ratio", "zero_gradient_share", "skipped_share", "dead_share", "update_ratio", "decay_ratio",
+        "gradient_cosine", "clip_excess",
     ):  # fmt: skip
         values[name] = _median([_number(look.get(name)) for look in recent])
+    # Statistics that lag behind the weights catch up; a mismatch stays.
+    modes = [v for look in looks if (v := _number(look.get("mode_difference"))) is not None]
+    values["mode_difference"] = min(modes[-2:]) if modes else None
     frozen = _last([look.get("frozen") for look in looks if look.get("frozen")])
     values["frozen"] = ", ".join(frozen) if frozen else None
     values["dead_layer"] = _last([look.get("dead_layer") for look in looks])

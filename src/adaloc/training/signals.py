@@ -16,13 +16,16 @@ from typing import Any
 import torch
 
 from adaloc.config import CHANNELS
+from adaloc.data.targets import PROBABILITY
 from adaloc.data.windows import Batch
+from adaloc.models.losses import ChannelLoss
 from adaloc.simulation.camera import to_photons
 from adaloc.training.batch_signals import (
     Contrast,
     detection_signals,
     fingerprint,
     light_contrast,
+    mode_difference,
     shuffle_gap,
     target_signals,
 )
@@ -203,6 +206,7 @@ class Observer:
             "clipped_share": statistics.fmean(fact.grad_norm > fact.clip_norm for fact in facts),
             "clip_excess": statistics.median(n.grad_norm / n.clip_norm for n in facts),
             "skipped_share": statistics.fmean(not fact.is_taken for fact in facts),
+            "probability_over_constant": _over_constant(run.loss, statistics.median(f.channels[0] for f in facts)),
             "wait_share": math.fsum(f.wait_s for f in facts) / max(math.fsum(f.train_s for f in facts), 1e-9),
             "repeated_share": self._window.repeated / len(facts),
             "observe_share": self._observe_s / max(self._train_s, 1e-9),
@@ -240,6 +244,7 @@ def look_at_batch(run: Run, batch: Batch) -> dict[str, Any]:
         signals = {
             "train_mode_loss": float(run.loss.total(sums)),
             "eval_mode_loss": eval_loss,
+            "mode_difference": mode_difference(outputs.detach(), evaluated),
             "shuffle_gap": shuffle_gap(run.loss, outputs.detach(), targets),
             "half_windows": num,
             "half_gradient_norm": norm if num < len(batch.adu_BTHW) else None,
@@ -260,6 +265,12 @@ def noise_signals(half_norm: float, norm: float, half_windows: int, run: Run) ->
         "gradient_noise": (half_norm**2 - norm**2) / (1 / half_windows - 1 / whole),
         "batch_windows": float(whole),
     }
+
+
+def _over_constant(loss: ChannelLoss, channel: float) -> float | None:
+    """The probability's loss over that of its best constant; None where there is nothing to explain."""
+    reference = loss.references[PROBABILITY] if loss.raw else 1.0
+    return channel / reference if reference > 0 and math.isfinite(channel) else None
 
 
 def _plain(signals: dict[str, Any]) -> dict[str, Any]:
