@@ -83,6 +83,27 @@ def stalls(
 
 @bench_app.command()
 @guarded
+def observing(
+    config: Annotated[Path, typer.Option("--config", "-c", help="JSON config that is trained.")] = Path(
+        "training/configs/train_config_adaptive.json"
+    ),
+    steps: Annotated[int, typer.Option(min=2, help="Steps to train, those of the search included.")] = 400,
+    out: Annotated[Path | None, typer.Option("--out", help="JSON file for the shares.")] = None,
+) -> None:
+    """What does it cost to watch and to decide? Trains a config's first steps and times what is no training.
+
+    Example: adaloc bench observing --out benchmarks/results/observing.json
+    """
+    from adaloc.bench.observing import measure, show, write_results
+
+    results = measure(load_config(config), steps)
+    show(results, console)
+    if out is not None:
+        write_results(results, f"adaloc bench observing --config {config.name} --steps {steps}", out)
+
+
+@bench_app.command()
+@guarded
 def ablation(
     config: Annotated[Path, typer.Option("--config", "-c", help="JSON config to compare with.")] = Path(
         "training/configs/train_config_adaptive.json"

@@ -90,12 +90,12 @@ FAULTS: dict[str, Fault] = {
     ),
     "batch_noise_floor": Fault(
         config=lambda _: {
-            "data": {"batch_size": 2, "image_size": 16},
+            "data": {"batch_size": 2, "image_size": 12},
             "network": {"normalization": "none"},
             "training": {"optimizer": "adam", "lr_first": 3e-3, "lr_second": 3e-3,
                          "adaptive_lr_config": {"scheduler_type": "constant"}},
         },
-        steps=400,
+        steps=500,
     ),
     "physical_limit": Fault(
         config=lambda _: {

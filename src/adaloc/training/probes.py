@@ -23,9 +23,14 @@ from adaloc.training.run import Run, batch_errors, batch_targets, predict
 TRIAL_STEPS = 20
 _BOOST_FACTORS = (10.0, 1000.0)
 """Rates that are 10 to 100 times too low win with the first, lower ones with the second."""
-_NOISE_BATCHES = 12
+_FEWEST_NOISE_BATCHES, _NOISE_WINDOWS = 12, 128
+"""Independent gradients that the noise is told from: 12, or more where batches are so small that they cost less.
+
+The error of the squared signal is the noise times sqrt(2 / (n (n - 1))), so with 12 a noise of fifty batches is hardly
+told from a gradient that drowns.
+"""
 _MOST_NOISE = 1000.0
-"""Stands for a gradient that drowns: twelve batches cannot tell a larger noise scale from an infinite one."""
+"""Stands for a gradient that drowns: so few batches cannot tell a larger noise scale from an infinite one."""
 _OVERFIT_WINDOWS = 16
 _OVERFIT_STEPS = 60
 _OVERFIT_RATE = 1e-2
@@ -50,7 +55,7 @@ def make_probes(run: Run) -> dict[str, Any]:
 
 def probe_steps() -> int:
     """Training steps that all probes together cost, about."""
-    return TRIAL_STEPS * (2 + len(_BOOST_FACTORS)) + _OVERFIT_STEPS + _NOISE_BATCHES
+    return TRIAL_STEPS * (2 + len(_BOOST_FACTORS)) + _OVERFIT_STEPS + _FEWEST_NOISE_BATCHES
 
 
 def rate_trials(run: Run) -> dict[str, float]:
@@ -105,14 +110,14 @@ def noise_scale(run: Run) -> dict[str, float | None]:
         return {"noise_over_batch": None}
     total: torch.Tensor | None = None
     squares = 0.0
-    for i in range(_NOISE_BATCHES):
+    n = max(_FEWEST_NOISE_BATCHES, _NOISE_WINDOWS // run.config.data.batch_size)
+    for i in range(n):
         loss = run.loss.objective(batch_errors(trial, run.windows[_FAR_STEP + i].to(run.device)))
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
         gradient = torch.cat([g.flatten() for g in found if g is not None])
         squares += float(gradient.square().sum())
         total = gradient if total is None else total + gradient
     assert total is not None
-    n = _NOISE_BATCHES
     signal = (float(total.square().sum()) - squares) / (n * (n - 1))
     if not math.isfinite(signal) or squares == 0:
         return {"noise_over_batch": None}
