@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,9 @@ def lr(
     methods: Annotated[str, typer.Option(help="Comma-separated; default: all.")] = "",
     rates: Annotated[str, typer.Option(help="Initial learning rates, comma-separated; default: 1e-6 to 1e-1.")] = "",
     jobs: Annotated[int, typer.Option(min=1, help="Processes at once, each of one thread.")] = 1,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="After which no further run begins; the results are of what is there then.")
+    ] = math.inf,
     out: Annotated[Path | None, typer.Option("--out", help="JSON file for the table.")] = None,
 ) -> None:
     """Does the initial learning rate matter? Trains with each method from each rate, and compares with the best tuned.
@@ -49,7 +53,7 @@ def lr(
     raw["data"]["root"] = str(work / "data")
     table = run_study(
         Config.model_validate(raw), problem=problem, steps=steps, seeds=range(seeds), methods=chosen,
-        rates=chosen_rates, jobs=jobs, work=work, console=console,
+        rates=chosen_rates, jobs=jobs, work=work, console=console, seconds=seconds,
     )  # fmt: skip
     show(table, console)
     if out is not None:
@@ -69,6 +73,9 @@ def stalls(
     ] = "5:9",
     causes: Annotated[str, typer.Option(help="Causes, separated by commas; all when empty.")] = "",
     jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="After which no further run begins; the results are of what is there then.")
+    ] = math.inf,
     rerank: Annotated[bool, typer.Option("--rerank", help="Rank the stored evidence again; train nothing.")] = False,
 ) -> None:
     """Puts each cause of a stall into real runs and counts how often the diagnosis names it; goes on where it stopped.
@@ -78,7 +85,9 @@ def stalls(
     from adaloc.bench.command import bench_stalls
 
     cured = parse_range(cured_seeds) if cured_seeds else []
-    bench_stalls(out, parse_range(seeds), parse_range(healthy_seeds), cured, causes, jobs, rerank, console)
+    bench_stalls(
+        out, parse_range(seeds), parse_range(healthy_seeds), cured, causes, jobs, rerank, console, seconds=seconds
+    )
 
 
 @bench_app.command()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -37,6 +39,8 @@ def bench_stalls(
     jobs: int,
     only_rerank: bool,
     console: Console,
+    *,
+    seconds: float = math.inf,
 ) -> None:
     """Trains and diagnoses all runs that are not in `out` yet, and reports on those that were asked for.
 
@@ -48,6 +52,7 @@ def bench_stalls(
         jobs: processes.
         only_rerank: rank the stored evidence by the rules as they are now; train nothing.
         console: where the table goes.
+        seconds: after which no further run begins.
 
     Raises:
         ConfigError: when a cause is not known.
@@ -57,11 +62,12 @@ def bench_stalls(
         raise ConfigError(f"--causes {', '.join(unknown)}: not known. Choose from {', '.join(CASES)}.")
     asked = {(case, seed) for case in cases for seed in (healthy_seeds if case == "healthy" else seeds)}
     out.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + seconds
     if not only_rerank:
         missing = missing_jobs(out / _RUNS_FILE, cases, seeds, healthy_seeds)
-        _run("stalls", train_and_diagnose, missing, out, out / _RUNS_FILE, jobs, console)
+        _run("stalls", train_and_diagnose, missing, out, out / _RUNS_FILE, jobs, console, deadline)
         missing = missing_jobs(out / _CURED_FILE, [HEALTHY, *CURABLE], cured_seeds, cured_seeds)
-        _run("cured", train_curable, missing, out, out / _CURED_FILE, jobs, console)
+        _run("cured", train_curable, missing, out, out / _CURED_FILE, jobs, console, deadline)
     results = [r for r in read_runs(out / _RUNS_FILE) if (r["case"], r["seed"]) in asked]
     if not results:
         raise ConfigError(f"{out} holds no run of these causes and seeds. Leave --rerank out to make them.")
@@ -97,11 +103,14 @@ def _run(
     results: Path,
     jobs: int,
     console: Console,
+    deadline: float,
 ) -> None:
     with ProgressLine(console, name, len(missing), "runs") as line:
         if jobs == 1:
             torch.set_num_threads(1)
             for number, (case, seed) in enumerate(missing, start=1):
+                if time.monotonic() > deadline:
+                    return
                 append_run(results, make(case, seed, out))
                 line.update(number, case)
             return
@@ -111,6 +120,9 @@ def _run(
             for number, future in enumerate(waiting, start=1):
                 append_run(results, future.result())
                 line.update(number)
+                if time.monotonic() > deadline:
+                    pool.shutdown(cancel_futures=True)
+                    return
 
 
 def _median_ratio(results: list[Result]) -> float | None:

@@ -46,6 +46,19 @@ def _rate(low: float, high: float) -> Callable[[Rng], Changes]:
     return change
 
 
+def _soon_at_the_floor(rng: Rng) -> Changes:
+    rate = rng.uniform(7e-3, 1e-2)
+    schedule = {"scheduler_type": "cosine"}
+    return {
+        "data": {"batch_size": 8},
+        "network": {"base_channels": 8, "second_stage_channels": 8, "depth": 1, "normalization": "batch"},
+        "training": {
+            "loss_type": "unified_decode", "optimizer": "adam", "lr_first": rate, "lr_second": rate,
+            "adaptive_lr_config": schedule,
+        },
+    }  # fmt: skip
+
+
 SMALLEST_NETWORK = {"base_channels": 1, "second_stage_channels": 1, "depth": 0}
 """The placeholder of the original stall: some 200 parameters."""
 _NORMALIZED = {"network": {"normalization": "batch"}}
@@ -97,15 +110,7 @@ FAULTS: dict[str, Fault] = {
         },
         steps=500,
     ),
-    "physical_limit": Fault(
-        config=lambda _: {
-            "data": {"batch_size": 8},
-            "network": {"base_channels": 8, "second_stage_channels": 8, **_NORMALIZED["network"]},
-            "training": {"loss_type": "unified_decode", "adaptive_lr_config": {"scheduler_type": "cosine"}},
-        },
-        steps=400,
-        easy=True,
-    ),
+    "physical_limit": Fault(config=_soon_at_the_floor, steps=500, easy=True),
     "network_too_small": Fault(config=lambda _: {"network": SMALLEST_NETWORK}),
 }  # fmt: skip
 
