@@ -138,6 +138,13 @@ def test_a_hard_clip_is_raised_once_and_kept_in_the_checkpoint(data: Config, tmp
     assert shares[0] == 1.0
 
 
+def test_a_limit_far_below_every_norm_is_raised_within_the_search_and_a_burst_is_waited_for() -> None:
+    absurd, hard = Clip(1e-7), Clip(0.01)
+    events = [absurd.observe(norm) for norm in [5.0, 3.0] * 5]
+    assert [event is not None for event in events] == [False] * 9 + [True]
+    assert [hard.observe(norm) is not None for norm in [50.0] * 20 + [5.0] * 30] == [False] * 49 + [True]
+
+
 def test_the_usual_clipping_is_left_alone() -> None:
     clip = Clip(1.0)
     assert all(clip.observe(norm) is None for norm in [5.0, 50.0, float("inf")] * 100)

@@ -89,7 +89,10 @@ FAULTS: dict[str, Fault] = {
     "warmup_missing": Fault(
         config=lambda _: {**_NORMALIZED, "training": {"adaptive_lr_config": {"enable_warmup": False}}}, run=no_warmup
     ),
-    "clipped_every_step": Fault(config=lambda rng: {"training": {"clip_norm": float(10 ** rng.uniform(-9, -6))}}),
+    # Mended at once otherwise; cured.py has that.
+    "clipped_every_step": Fault(
+        config=lambda rng: {"training": {"clip_norm": float(10 ** rng.uniform(-9, -6)), "raise_clip_norm": False}}
+    ),
     "weight_decay_too_strong": Fault(
         config=lambda rng: {"training": {"optimizer": "adamw", "weight_decay": float(rng.uniform(15, 50))}}
     ),

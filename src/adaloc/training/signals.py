@@ -29,7 +29,7 @@ from adaloc.training.batch_signals import (
     shuffle_gap,
     target_signals,
 )
-from adaloc.training.cures import windows_of
+from adaloc.training.cures import is_out_of_memory, windows_of
 from adaloc.training.layer_signals import (
     Before,
     UnitWatch,
@@ -98,6 +98,7 @@ class Observer:
         self._reference: torch.Tensor | None = None
         self._cosines: list[float] = []
         self._batch_look: dict[str, Any] = {}
+        self._most_windows: int | None = None
         self._observe_s, self._train_s = 0.0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -145,7 +146,20 @@ class Observer:
             self._look_at_data(run, batch)
         if is_long:
             self._before = copy_weights(run.model.network)
-            self._batch_look = look_at_batch(run, batch)
+            self._batch_look = self._look_at_what_fits(run, batch)
+
+    def _look_at_what_fits(self, run: Run, batch: Batch) -> dict[str, Any]:
+        """At half of the batch, or at fewer windows where the training has to split it for want of memory."""
+        size = len(batch.adu_BTHW)
+        num = max(min(size // 2, math.ceil(size / run.config.training.accumulation_steps)), 1)
+        num = min(num, self._most_windows or num)
+        while True:
+            try:
+                return look_at_batch(run, batch, num)
+            except RuntimeError as error:
+                if num == 1 or not is_out_of_memory(error):
+                    raise
+                self._most_windows = num = num // 2
 
     def _look_after(self, run: Run, facts: StepFacts) -> None:
         self._window.facts.append(facts)
@@ -217,13 +231,14 @@ class Observer:
         }
 
 
-def look_at_batch(run: Run, batch: Batch) -> dict[str, Any]:
-    """One pass each way over half a batch, and one in evaluation mode: outputs, dead units, noise of the gradient.
+def look_at_batch(run: Run, batch: Batch, num: int) -> dict[str, Any]:
+    """One pass each way over a batch's first `num` windows, and one in evaluation mode.
+
+    What it tells of: outputs, dead units, noise of the gradient.
 
     Buffers are put back, gradients of the run are not touched, and no random number is drawn.
     """
     network = run.model.network
-    num = max(len(batch.adu_BTHW) // 2, 1)
     half = windows_of(batch, 0, num)
     targets = batch_targets(run, half)
     buffers = [buffer.clone() for buffer in network.buffers()]
