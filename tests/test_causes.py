@@ -133,6 +133,19 @@ def test_the_modes_are_told_apart_by_the_outputs_where_the_loss_says_nothing_yet
     assert rank(thrown)[0].cause == "rate_too_high"
 
 
+def test_one_odd_look_is_no_mismatch_of_the_modes() -> None:
+    def look(step: int, evaluation: float, outputs: float) -> dict[str, Any]:
+        return {"event": "signals", "step": step, "train_mode_loss": 0.6, "eval_mode_loss": evaluation,
+                "mode_difference": outputs}  # fmt: skip
+
+    start = [{"event": "start", "no_information_loss": 5.5}]
+    odd = gather([*start, look(100, 0.62, 0.02), look(200, 1.8, 0.9)])
+    assert (odd.eval_mode_loss, odd.mode_difference) == (0.62, 0.02)
+    assert not any(is_named(finding) for finding in rank(odd))
+    lasting = gather([*start, look(100, 1.9, 0.8), look(200, 1.8, 0.9)])
+    assert rank(lasting)[0].cause == "train_eval_mismatch"
+
+
 def test_an_empty_prediction_that_costs_far_more_than_knowing_nothing_is_saturated() -> None:
     empty = dataclasses.replace(GOOD, **SIGNATURES["collapsed_to_empty"])
     assert rank(dataclasses.replace(empty, probability_over_constant=1.05))[0].cause == "collapsed_to_empty"

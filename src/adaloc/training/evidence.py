@@ -185,7 +185,7 @@ def _from_looks(looks: Sequence[Event]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name in (
         "contrast", "contrast_sigmas", "contrast_transposed", "contrast_transposed_sigmas", "contrast_emitters",
-        "moment_steps", "rate", "rate_asked", "train_mode_loss", "eval_mode_loss", "shuffle_gap",
+        "moment_steps", "rate", "rate_asked", "shuffle_gap",
     ):  # fmt: skip
         values[name] = _last([look.get(name) for look in looks])
     for name in (
@@ -195,17 +195,34 @@ def _from_looks(looks: Sequence[Event]) -> dict[str, Any]:
         "gradient_cosine", "clip_excess",
     ):  # fmt: skip
         values[name] = _median([_number(look.get(name)) for look in recent])
-    # Statistics that lag behind the weights catch up; a mismatch stays.
-    modes = [v for look in looks if (v := _number(look.get("mode_difference"))) is not None]
-    values["mode_difference"] = min(modes[-2:]) if modes else None
     frozen = _last([look.get("frozen") for look in looks if look.get("frozen")])
     values["frozen"] = ", ".join(frozen) if frozen else None
     values["dead_layer"] = _last([look.get("dead_layer") for look in looks])
-    values |= _shares(recent)
+    values |= _modes(looks) | _shares(recent)
     rates = [rate for look in looks if (rate := _number(look.get("rate"))) is not None]
     values["first_rate"], values["highest_rate"] = (rates[0], max(rates)) if rates else (None, None)
     values |= _highest_update(looks) | _bursts(looks) | {"noise_over_batch": _noise_over_batch(looks)}
     return values
+
+
+def _modes(looks: Sequence[Event]) -> dict[str, Any]:
+    """Losses in the two modes, and how far their outputs lie apart, of the last two looks the one with less of it.
+
+    Statistics that lag behind the weights catch up, and one odd emitter of half a batch does not come again; a mismatch
+    stays.
+    """
+    losses = [
+        (train, evaluation)
+        for look in looks
+        if (train := _number(look.get("train_mode_loss"))) and (evaluation := _number(look.get("eval_mode_loss")))
+    ]
+    train, evaluation = min(losses[-2:], key=lambda pair: abs(math.log(abs(pair[1] / pair[0]))), default=(None, None))
+    outputs = [value for look in looks if (value := _number(look.get("mode_difference"))) is not None]
+    return {
+        "train_mode_loss": train,
+        "eval_mode_loss": evaluation,
+        "mode_difference": min(outputs[-2:], default=None),
+    }
 
 
 def _shares(looks: Sequence[Event]) -> dict[str, Any]:
