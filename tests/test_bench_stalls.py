@@ -17,11 +17,11 @@ from adaloc.bench.fault_cases import FAULTS
 from adaloc.bench.observing import Meter, measure, show, write_results
 from adaloc.bench.observing import summarize as shares_of
 from adaloc.bench.settings import draw_settings, of_length
-from adaloc.bench.stalls import CASES, ORIGINAL, bench_config, rerank
+from adaloc.bench.stalls import CASES, ORIGINAL, bench_config, rerank, train_and_diagnose
 from adaloc.config import Config
 from adaloc.data.windows import load_samples, split_samples
-from adaloc.models.network import num_parameters
-from adaloc.training.causes import CAUSES
+from adaloc.models.network import LocalizationNetwork, num_parameters
+from adaloc.training.causes import CAUSES, NAMED
 from adaloc.training.run import Run, batch_errors, setup
 from small import small_config, small_data
 
@@ -67,7 +67,6 @@ def test_the_settings_are_drawn_by_the_seed_and_the_original_stall_is_the_placeh
     raw["data"]["batch_size"] = 6
     assert of_length(raw, 105).training.epochs == 105 // 4, "19 of 24 samples train: four steps of six windows"
     placeholder = bench_config(ORIGINAL, 0, tmp_path)[0]
-    from adaloc.models.network import LocalizationNetwork
 
     sigma = placeholder.training.predicts_sigma
     network = LocalizationNetwork(placeholder.network, 3, predicts_sigma=sigma)
@@ -172,3 +171,12 @@ def test_observing_is_measured_on_a_real_run(tmp_path: Path) -> None:
     show(results, QUIET)
     write_results(results, "adaloc bench observing", tmp_path / "observing.json")
     assert json.loads((tmp_path / "observing.json").read_text(encoding="utf-8"))["goal"] == 0.02
+
+
+def test_the_original_stall_is_named_with_the_small_network_after_it_before_epoch_five(tmp_path: Path) -> None:
+    result = train_and_diagnose(ORIGINAL, 0, tmp_path)
+    assert result["stopped"]["epoch"] < 5
+    first, second = result["ranking"][:2]
+    assert first[0] == "inputs_targets_decoupled"
+    assert second[0] == "network_too_small"
+    assert second[1] >= NAMED
