@@ -5,6 +5,7 @@ The trainer is the product's, with its adaptive learning rate; each fault is put
 
 from __future__ import annotations
 
+import math
 import shutil
 import statistics
 from collections.abc import Callable
@@ -73,7 +74,7 @@ def _spoil_weights(run: Run, rng: Rng) -> None:
             done[0] = True
             for weight in run.model.network.parameters():
                 noise = torch.randn(weight.shape, generator=generator)
-                weight += noise * weight.norm() / max(weight.numel(), 1) ** 0.5
+                weight.add_(noise * weight.norm() / math.sqrt(weight.numel()))
         return batch
 
     run.windows = WrappedWindows(run.windows, spoil)  # type: ignore[assignment]
@@ -119,7 +120,10 @@ def train(case: str, seed: int, folder: Path) -> dict[str, Any]:
         "no_information": run.loss.no_information_loss,
         "stopped": stopped,
         "done": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
-    }
+        "settings": {"kind": config.data.root.name, "optimizer": config.training.optimizer,
+                     "network": config.network.model_dump(), "loss": config.training.loss_type,
+                     "mixture_weight": config.training.mixture_weight},
+    }  # fmt: skip
 
 
 def summarize_cured(results: list[dict[str, Any]]) -> dict[str, Any]:

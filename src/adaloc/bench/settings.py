@@ -71,7 +71,8 @@ def draw_settings(rng: np.random.Generator, folder: Path, name: str, seed: int) 
 def of_length(raw: dict[str, Any], steps: int) -> Config:
     """The config with as many epochs as give about so many steps."""
     data = Config.model_validate(raw).data
-    training = round(data.train_val_split * (data.sample_subset or raw["simulation"]["num_samples"]))
+    num = data.sample_subset if isinstance(data.sample_subset, int) else raw["simulation"]["num_samples"]
+    training = round(data.train_val_split * num)
     epochs = max(steps // -(-training // data.batch_size), 4)
     return Config.model_validate(merged(raw, {"training": {"epochs": epochs}}))
 
