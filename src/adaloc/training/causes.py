@@ -193,9 +193,9 @@ def _train_eval(e: Evidence) -> float:
         return 0.0
     difference = over(abs(_ratio(e.eval_mode_loss, e.train_mode_loss, 1e-12) - 1), 0.5, 3)
     # A network that has learned little scores like one that knows nothing in either mode, so the outputs are asked too.
-    # Half a batch's own statistics, and a lag of ten steps, are up to a tenth of the outputs' variance in networks that
-    # have hardly learned and far less later; twice that is neither.
-    outputs = over(e.mode_difference, 0.2, 3)
+    # At half of their variance the mode says as much as half of what the frames say. Half a batch's own statistics and
+    # a lag of ten steps make up to 0.3 in networks that have hardly learned, and some hundredths later.
+    outputs = over(e.mode_difference, 0.5, 3)
     # Or validation scores far worse than training did, and training windows in evaluation mode just as badly.
     apart = both(over(_ratio(e.val_loss, e.train_loss, 1e-12) - 1, 1.0, 3), 0.0 if e.gap is None else under(e.gap, 0.2))
     # Where one channel is all of the loss, its own fault is what makes the difference large; and weights that a step
