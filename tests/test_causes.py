@@ -29,9 +29,10 @@ GOOD = Evidence(
     step=105, epoch=35, trend="falling", no_information=5.5, initial_val_loss=5.5, val_loss=3.4, best_val_loss=3.3,
     train_loss=3.4, contrast=1.2, contrast_sigmas=20.0, contrast_transposed=0.2, contrast_transposed_sigmas=3.0,
     contrast_emitters=600.0, target_offset_max=1.75, target_z_rms=1.0, target_photons_rms=1.0, input_mean=0.1,
-    input_std=0.9, repeated_share=0.0, frozen_share=0.0, train_mode_loss=3.4, eval_mode_loss=3.45, moment_steps=100,
-    rate=5e-3, rate_asked=5e-3, first_rate=2e-3, highest_rate=5e-3, loss_share=0.25, loss_share_channel="z",
-    head_share=0.4, head_share_channel="x", count_ratio=1.0, p_at_emitters=0.1, overconfidence=1.0, shuffle_gap=0.4,
+    input_std=0.9, repeated_share=0.0, frozen_share=0.0, train_mode_loss=3.4, eval_mode_loss=3.45, mode_difference=0.03,
+    moment_steps=100, rate=5e-3, rate_asked=5e-3, first_rate=2e-3, highest_rate=5e-3, loss_share=0.25,
+    loss_share_channel="z", head_share=0.4, head_share_channel="x", count_ratio=1.0, p_at_emitters=0.1,
+    overconfidence=1.0, probability_over_constant=0.8, shuffle_gap=0.4,
     gradient_depth_ratio=0.1, zero_gradient_share=0.0, skipped_share=0.0, dead_share=0.0, wait_share=0.02,
     update_ratio=6e-3, highest_update_ratio=1e-2, rate_since_highest=0.9, decay_ratio=1e-5, gradient_cosine=0.1,
     clipped_share=1.0, clip_excess=4.0, early_burst=1.05, noise_over_batch=8.0, boost_gain=-0.3, anneal_gain=0.0,
@@ -123,6 +124,32 @@ def test_a_fault_of_the_data_comes_before_what_it_causes() -> None:
 def test_what_blew_up_explains_the_rubble() -> None:
     rubble = {**SIGNATURES["dead_units"], **SIGNATURES["saturated_detection"], **SIGNATURES["rate_too_high"]}
     assert rank(dataclasses.replace(GOOD, **rubble))[0].cause == "rate_too_high"
+
+
+def test_the_modes_are_told_apart_by_the_outputs_where_the_loss_says_nothing_yet() -> None:
+    little = dataclasses.replace(GOOD, train_mode_loss=5.4, eval_mode_loss=5.5, mode_difference=0.8)
+    assert rank(little)[0].cause == "train_eval_mismatch"
+    thrown = dataclasses.replace(little, **SIGNATURES["rate_too_high"])
+    assert rank(thrown)[0].cause == "rate_too_high"
+
+
+def test_one_odd_look_is_no_mismatch_of_the_modes() -> None:
+    def look(step: int, evaluation: float, outputs: float) -> dict[str, Any]:
+        return {"event": "signals", "step": step, "train_mode_loss": 0.6, "eval_mode_loss": evaluation,
+                "mode_difference": outputs}  # fmt: skip
+
+    start = [{"event": "start", "no_information_loss": 5.5}]
+    odd = gather([*start, look(100, 0.62, 0.02), look(200, 1.8, 0.9)])
+    assert (odd.eval_mode_loss, odd.mode_difference) == (0.62, 0.02)
+    assert not any(is_named(finding) for finding in rank(odd))
+    lasting = gather([*start, look(100, 1.9, 0.8), look(200, 1.8, 0.9)])
+    assert rank(lasting)[0].cause == "train_eval_mismatch"
+
+
+def test_an_empty_prediction_that_costs_far_more_than_knowing_nothing_is_saturated() -> None:
+    empty = dataclasses.replace(GOOD, **SIGNATURES["collapsed_to_empty"])
+    assert rank(dataclasses.replace(empty, probability_over_constant=1.05))[0].cause == "collapsed_to_empty"
+    assert rank(dataclasses.replace(empty, probability_over_constant=5.0))[0].cause == "saturated_detection"
 
 
 def test_only_what_cannot_succeed_is_hopeless() -> None:

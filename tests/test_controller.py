@@ -1,5 +1,6 @@
 """adaptive_plateau on a problem of known answer: a noisy quadratic, descended with normalized steps."""
 
+import itertools
 import json
 import math
 import random
@@ -11,6 +12,7 @@ import pytest
 from adaloc.config import AdaptiveLRConfig
 from adaloc.training.controller import START, AdaptiveLRManager
 from adaloc.training.decision import Decision
+from adaloc.training.rate_search import RateSearch
 
 
 @dataclass
@@ -197,3 +199,23 @@ def test_false_moves_are_rare_in_healthy_runs() -> None:
         rollbacks.append(kinds(problem).count("rollback"))
     assert sum(count > 0 for count in rollbacks) <= 2
     assert statistics.fmean(rollbacks) < 0.1
+
+
+@pytest.mark.parametrize("start", [1e-12, 1e-9, 1e-6])
+def test_a_search_that_begins_far_too_low_is_neither_longer_nor_hastier(start: float) -> None:
+    """It leaves out what is decades below the end, where steps are too small to tell anything."""
+
+    def search(first: float) -> tuple[RateSearch, list[float]]:
+        found, rates = RateSearch(first, 3000), []
+        outcome = "growing"
+        while outcome == "growing":
+            rates.append(found.rate)
+            outcome = found.observe(1.0, 3.0 * found.rate)
+        assert outcome == "reached"
+        return found, rates
+
+    (usual, rates), (low, low_rates) = search(1e-4), search(start)
+    assert abs(len(rates) - len(low_rates)) <= 5
+    assert low.wanted_rate == pytest.approx(usual.wanted_rate, rel=0.1)
+    steps = [later / earlier for earlier, later in itertools.pairwise(low_rates[1:])]
+    assert max(steps) == pytest.approx(rates[2] / rates[1]), "after the first step it grows as any search does"

@@ -10,10 +10,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from adaloc.bench.command import bench_stalls
-from adaloc.bench.faults import FAULTS, WrappedWindows
-from adaloc.bench.stalls import rerank
-from adaloc.cli import app, console
+from adaloc.bench.fault_cases import FAULTS
+from adaloc.bench.faults import WrappedWindows
+from adaloc.cli import app
 from adaloc.config import Config
 from adaloc.config_file import dump_config
 from adaloc.data.windows import load_samples, split_samples
@@ -139,6 +138,13 @@ def test_a_hard_clip_is_raised_once_and_kept_in_the_checkpoint(data: Config, tmp
     assert shares[0] == 1.0
 
 
+def test_a_limit_far_below_every_norm_is_raised_within_the_search_and_a_burst_is_waited_for() -> None:
+    absurd, hard = Clip(1e-7), Clip(0.01)
+    events = [absurd.observe(norm) for norm in [5.0, 3.0] * 5]
+    assert [event is not None for event in events] == [False] * 9 + [True]
+    assert [hard.observe(norm) is not None for norm in [50.0] * 20 + [5.0] * 30] == [False] * 49 + [True]
+
+
 def test_the_usual_clipping_is_left_alone() -> None:
     clip = Clip(1.0)
     assert all(clip.observe(norm) is None for norm in [5.0, 50.0, float("inf")] * 100)
@@ -244,16 +250,6 @@ def test_diagnose_a_killed_run_and_broken_ones(finished: Path, tmp_path: Path) -
     assert broken.exit_code == 1
     assert "no run" in broken.output
     assert runner.invoke(app, ["diagnose", str(tmp_path / "nowhere")]).exit_code == 1
-
-
-def test_the_benchmark_names_a_fault_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    bench_stalls(tmp_path, [0], [], "absolute_targets", 1, False, console)
-    results = json.loads((tmp_path / "stalls.json").read_text(encoding="utf-8"))
-    assert results["cases"]["absolute_targets"]["first"] == 1.0
-    lines = (tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()
-    assert rerank(json.loads(lines[0])) == json.loads(lines[0])["ranking"]
-    bench_stalls(tmp_path, [0], [], "absolute_targets", 1, False, console)
-    assert (tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines() == lines
 
 
 def test_the_diagnosis_cannot_see_the_switch() -> None:

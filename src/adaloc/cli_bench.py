@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,9 @@ def lr(
     methods: Annotated[str, typer.Option(help="Comma-separated; default: all.")] = "",
     rates: Annotated[str, typer.Option(help="Initial learning rates, comma-separated; default: 1e-6 to 1e-1.")] = "",
     jobs: Annotated[int, typer.Option(min=1, help="Processes at once, each of one thread.")] = 1,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="After which no further run begins; the results are of what is there then.")
+    ] = math.inf,
     out: Annotated[Path | None, typer.Option("--out", help="JSON file for the table.")] = None,
 ) -> None:
     """Does the initial learning rate matter? Trains with each method from each rate, and compares with the best tuned.
@@ -49,7 +53,7 @@ def lr(
     raw["data"]["root"] = str(work / "data")
     table = run_study(
         Config.model_validate(raw), problem=problem, steps=steps, seeds=range(seeds), methods=chosen,
-        rates=chosen_rates, jobs=jobs, work=work, console=console,
+        rates=chosen_rates, jobs=jobs, work=work, console=console, seconds=seconds,
     )  # fmt: skip
     show(table, console)
     if out is not None:
@@ -64,8 +68,14 @@ def stalls(
     ),
     seeds: Annotated[str, typer.Option(help="Seeds of each cause, first:last.")] = "5:14",
     healthy_seeds: Annotated[str, typer.Option(help="Seeds of the healthy runs, first:last.")] = "10:59",
+    cured_seeds: Annotated[
+        str, typer.Option(help="Seeds of the runs whose fault the trainer is to mend, first:last; empty: none.")
+    ] = "5:9",
     causes: Annotated[str, typer.Option(help="Causes, separated by commas; all when empty.")] = "",
     jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="After which no further run begins; the results are of what is there then.")
+    ] = math.inf,
     rerank: Annotated[bool, typer.Option("--rerank", help="Rank the stored evidence again; train nothing.")] = False,
 ) -> None:
     """Puts each cause of a stall into real runs and counts how often the diagnosis names it; goes on where it stopped.
@@ -74,7 +84,31 @@ def stalls(
     """
     from adaloc.bench.command import bench_stalls
 
-    bench_stalls(out, parse_range(seeds), parse_range(healthy_seeds), causes, jobs, rerank, console)
+    cured = parse_range(cured_seeds) if cured_seeds else []
+    bench_stalls(
+        out, parse_range(seeds), parse_range(healthy_seeds), cured, causes, jobs, rerank, console, seconds=seconds
+    )
+
+
+@bench_app.command()
+@guarded
+def observing(
+    config: Annotated[Path, typer.Option("--config", "-c", help="JSON config that is trained.")] = Path(
+        "training/configs/train_config_adaptive.json"
+    ),
+    steps: Annotated[int, typer.Option(min=2, help="Steps to train, those of the search included.")] = 400,
+    out: Annotated[Path | None, typer.Option("--out", help="JSON file for the shares.")] = None,
+) -> None:
+    """What does it cost to watch and to decide? Trains a config's first steps and times what is no training.
+
+    Example: adaloc bench observing --out benchmarks/results/observing.json
+    """
+    from adaloc.bench.observing import measure, show, write_results
+
+    results = measure(load_config(config), steps)
+    show(results, console)
+    if out is not None:
+        write_results(results, f"adaloc bench observing --config {config.name} --steps {steps}", out)
 
 
 @bench_app.command()

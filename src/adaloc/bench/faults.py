@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from adaloc.data.scaling import Scaling
 from adaloc.data.targets import X, Y
 from adaloc.data.windows import Batch, Sample
-from adaloc.models.losses import ChannelLoss
 from adaloc.models.model_file import Model
 from adaloc.training.run import Run
 
@@ -36,6 +36,7 @@ class Fault:
         run: changes of the run after its setup.
         resume: stop after half of the epochs and go on from the checkpoint; `run` is then applied to the second half.
         steps: how long the run is, about.
+        easy: on data whose floor can be reached.
     """
 
     config: Callable[[Rng], Changes] = lambda _: {}
@@ -43,6 +44,7 @@ class Fault:
     run: Callable[[Run, Rng], None] = lambda *_: None
     resume: bool = False
     steps: int = 105
+    easy: bool = False
 
 
 class WrappedWindows:
@@ -59,23 +61,23 @@ class WrappedWindows:
         return self._change(step, self._windows[step])
 
 
-class AbsoluteTargets(ChannelLoss):
+class AbsoluteTargets(Scaling):
     """x and y targets counted from the corner of the field."""
 
-    def compared_targets(self, targets_BKHW: torch.Tensor) -> torch.Tensor:
+    def scale_targets(self, targets_BKHW: torch.Tensor) -> torch.Tensor:
         """Offsets plus the pixel's own coordinates, in the units of the scaled offsets."""
-        targets = super().compared_targets(targets_BKHW).clone()
+        targets = super().scale_targets(targets_BKHW)
         height, width = targets.shape[-2:]
-        unit = self.scaling.unit()
+        unit = self.unit()
         targets[:, X] += torch.arange(width)[None, None] / unit[0]
         targets[:, Y] += torch.arange(height)[None, :, None] / unit[1]
         return targets
 
 
-class UnscaledTargets(ChannelLoss):
+class UnscaledTargets(Scaling):
     """Targets in px, nm and photons, compared with outputs in network units."""
 
-    def compared_targets(self, targets_BKHW: torch.Tensor) -> torch.Tensor:
+    def scale_targets(self, targets_BKHW: torch.Tensor) -> torch.Tensor:
         """As they are."""
         return targets_BKHW
 
@@ -88,16 +90,16 @@ class Saturating(nn.Module):
         return torch.sigmoid(x + 14)
 
 
-def _shuffle_emitters(samples: Samples, rng: Rng) -> Samples:
+def shuffle_emitters(samples: Samples, rng: Rng) -> Samples:
     """Each movie with the truth of another one, or noise with random truth."""
     if rng.random() < 0.5:
         others = samples[1:] + samples[:1]
         return [dataclasses.replace(a, emitters=b.emitters, first_row_T=b.first_row_T, background_T=b.background_T)
                 for a, b in zip(samples, others, strict=True)]  # fmt: skip
-    return _noise(samples, rng)
+    return noise(samples, rng)
 
 
-def _noise(samples: Samples, rng: Rng) -> Samples:
+def noise(samples: Samples, rng: Rng) -> Samples:
     """Frames of noise with emitters at random places."""
     noisy = []
     for sample in samples:
@@ -111,14 +113,15 @@ def _noise(samples: Samples, rng: Rng) -> Samples:
     return noisy
 
 
-def _swap_axes(samples: Samples, _: Rng) -> Samples:
+def swap_axes(samples: Samples, _: Rng) -> Samples:
+    """x in the place of y."""
     return [
         dataclasses.replace(s, emitters=dataclasses.replace(s.emitters, x=s.emitters.y, y=s.emitters.x))
         for s in samples
     ]
 
 
-def _few_frames(samples: Samples, _: Rng) -> Samples:
+def few_frames(samples: Samples, _: Rng) -> Samples:
     """Four frames a movie: two windows each to learn from."""
     short = []
     for sample in samples:
@@ -130,12 +133,14 @@ def _few_frames(samples: Samples, _: Rng) -> Samples:
     return short
 
 
-def _repeat(run: Run, _: Rng) -> None:
+def repeat(run: Run, _: Rng) -> None:
+    """The first batch for ever."""
     first = run.windows[0]
     run.windows = WrappedWindows(run.windows, lambda *_: first)  # type: ignore[assignment]
 
 
-def _slow_loader(run: Run, rng: Rng) -> None:
+def slow_loader(run: Run, rng: Rng) -> None:
+    """Each batch takes two to four times as long as the step before it."""
     factor, last, steps = rng.uniform(2, 4), [time.perf_counter()], run.config.training.epochs * len(run.windows)
 
     def wait(step: int, batch: Batch) -> Batch:
@@ -147,7 +152,8 @@ def _slow_loader(run: Run, rng: Rng) -> None:
     run.windows = WrappedWindows(run.windows, wait)  # type: ignore[assignment]
 
 
-def _input_scaling(run: Run, rng: Rng) -> None:
+def input_scaling(run: Run, rng: Rng) -> None:
+    """The network's input is scaled otherwise than the training data were measured."""
     old = run.model.scaling
     kind = rng.integers(3)
     if kind == 0:  # the measured scale is not applied
@@ -159,7 +165,8 @@ def _input_scaling(run: Run, rng: Rng) -> None:
     run.model = Model(run.model.network, run.model.config, new)
 
 
-def _train_eval(run: Run, rng: Rng) -> None:
+def train_eval(run: Run, rng: Rng) -> None:
+    """Statistics of normalization that hardly adapt, or a dropout that evaluation makes up for wrongly."""
     if rng.random() < 0.5:
         for module in run.model.network.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -171,7 +178,8 @@ def _train_eval(run: Run, rng: Rng) -> None:
         )
 
 
-def _freeze(run: Run, rng: Rng) -> None:
+def freeze(run: Run, rng: Rng) -> None:
+    """The first stage without gradients, or forgotten by the optimizer."""
     part = list(run.model.network.first_stage.parameters())
     if rng.random() < 0.5:
         for parameter in part:
@@ -182,7 +190,8 @@ def _freeze(run: Run, rng: Rng) -> None:
             group["params"] = [p for p in group["params"] if id(p) not in missing]
 
 
-def _forget_moments(run: Run, rng: Rng) -> None:
+def forget_moments(run: Run, rng: Rng) -> None:
+    """A resumed run without the optimizer's moments, or at another rate than the controller's."""
     if rng.random() < 0.5:
         for part in getattr(run.optimizer, "parts", [run.optimizer]):
             part.state.clear()
@@ -197,7 +206,8 @@ def _forget_moments(run: Run, rng: Rng) -> None:
         run.optimizer.step = stale  # type: ignore[method-assign]
 
 
-def _dominant_channel(rng: Rng) -> Changes:
+def dominant_channel(rng: Rng) -> Changes:
+    """Channels in their own units, or one with a weight of 300."""
     if rng.random() < 0.5:
         return {"training": {"loss_type": "unified_decode", "unified_loss_config": {"normalization": "raw"}}}
     weights = [1.0] * 6
@@ -210,13 +220,13 @@ def head_of(run: Run) -> Any:
     return run.model.network.second_stage[-1]
 
 
-def _collapse(run: Run, _: Rng) -> None:
+def collapse(run: Run, _: Rng) -> None:
     """The best constant of a loss to which a missed emitter costs next to nothing."""
     with torch.no_grad():
         head_of(run).bias[0] = run.loss.best_constant()[0]
 
 
-def _saturate(run: Run, rng: Rng) -> None:
+def saturate(run: Run, rng: Rng) -> None:
     """Logits in the flat ends of a tanh: sure of themselves, and without a gradient."""
     head, steepness, height = head_of(run), 10 ** rng.uniform(2, 3), rng.uniform(15, 40)
     with torch.no_grad():
@@ -229,7 +239,8 @@ def _saturate(run: Run, rng: Rng) -> None:
     head.register_forward_hook(flatten)
 
 
-def _vanish(run: Run, rng: Rng) -> None:
+def vanish(run: Run, rng: Rng) -> None:
+    """Activations at the flat end of a sigmoid, or a first stage whose gradient is made tiny."""
     first = run.model.network.first_stage
     if rng.random() < 0.5:
         for module in list(first.modules()):
@@ -246,7 +257,8 @@ def _vanish(run: Run, rng: Rng) -> None:
             stage.register_forward_hook(weaken)
 
 
-def _kill_units(run: Run, rng: Rng) -> None:
+def kill_units(run: Run, rng: Rng) -> None:
+    """Most units of one normalization shifted to where their activation is flat."""
     share = rng.uniform(0.65, 0.9)
     norms = [m for m in run.model.network.modules() if isinstance(m, nn.BatchNorm2d)]
     chosen = norms[rng.integers(len(norms))]
@@ -254,7 +266,7 @@ def _kill_units(run: Run, rng: Rng) -> None:
         chosen.bias[: max(round(share * len(chosen.bias)), len(chosen.bias) // 2 + 1)] = -60.0
 
 
-def _half_precision(run: Run, rng: Rng) -> None:
+def half_precision(run: Run, rng: Rng) -> None:
     """Gradients as float16 holds them when the loss was scaled too little, or too much in many steps."""
     if rng.random() < 0.5:
         scale = float(10 ** rng.uniform(-6.5, -5.5))
@@ -272,7 +284,7 @@ def _half_precision(run: Run, rng: Rng) -> None:
         first.register_hook(overflow)  # type: ignore[no-untyped-call]
 
 
-def _no_warmup(run: Run, rng: Rng) -> None:
+def no_warmup(run: Run, rng: Rng) -> None:
     """A rate that is far too high at the very start and right after some ten steps."""
     factor = rng.uniform(20, 40)
 
@@ -284,75 +296,10 @@ def _no_warmup(run: Run, rng: Rng) -> None:
     run.learning_rate.__class__ = Hot
 
 
-def _loss_of(kind: type[ChannelLoss]) -> Callable[[Run, Rng], None]:
+def targets_of(kind: type[Scaling]) -> Callable[[Run, Rng], None]:
+    """The loss sees the targets that `kind` makes; the network's input stays as it is."""
+
     def put(run: Run, _: Rng) -> None:
-        run.loss = kind(**vars(run.loss))
+        run.loss = dataclasses.replace(run.loss, scaling=kind(**vars(run.loss.scaling)))
 
     return put
-
-
-def _rate(low: float, high: float) -> Callable[[Rng], Changes]:
-    def change(rng: Rng) -> Changes:
-        rate = float(np.exp(rng.uniform(np.log(low), np.log(high))))
-        schedule = {"scheduler_type": "constant", "warmup_start_lr": min(rate, 1e-5)}
-        return {
-            "training": {
-                "optimizer": "adamw", "lr_first": rate, "lr_second": rate, "adaptive_lr_config": schedule,
-            }
-        }  # fmt: skip
-
-    return change
-
-
-_NORMALIZED = {"network": {"normalization": "batch"}}
-
-FAULTS: dict[str, Fault] = {
-    "inputs_targets_decoupled": Fault(samples=_shuffle_emitters),
-    "repeated_batch": Fault(run=_repeat),
-    "wrong_input_scaling": Fault(run=_input_scaling),
-    "axes_swapped": Fault(config=lambda _: {"data": {"image_size": 40}}, samples=_swap_axes),
-    "absolute_targets": Fault(run=_loss_of(AbsoluteTargets)),
-    "unscaled_targets": Fault(run=_loss_of(UnscaledTargets)),
-    "train_eval_mismatch": Fault(config=lambda _: _NORMALIZED, run=_train_eval),
-    "frozen_parameters": Fault(run=_freeze),
-    "bad_resume": Fault(config=lambda _: {"training": {"optimizer": "adamw"}}, run=_forget_moments, resume=True),
-    "one_channel_dominates": Fault(config=_dominant_channel),
-    "collapsed_to_empty": Fault(
-        config=lambda rng: {"training": {"loss_type": "unified_decode", "unified_loss_config": {
-            "pos_weight": float(10 ** rng.uniform(-4, -2.5))}}},
-        run=_collapse,
-    ),
-    "saturated_detection": Fault(run=_saturate),
-    "vanishing_gradients": Fault(run=_vanish),
-    "dead_units": Fault(config=lambda _: _NORMALIZED, run=_kill_units),
-    "precision_underflow": Fault(run=_half_precision),
-    "loader_starves": Fault(run=_slow_loader),
-    "rate_too_low": Fault(config=_rate(1e-6, 1e-5)),
-    "rate_too_high": Fault(config=_rate(0.3, 3.0)),
-    "warmup_missing": Fault(
-        config=lambda _: {**_NORMALIZED, "training": {"adaptive_lr_config": {"enable_warmup": False}}}, run=_no_warmup
-    ),
-    "clipped_every_step": Fault(config=lambda rng: {"training": {"clip_norm": float(10 ** rng.uniform(-9, -6))}}),
-    "weight_decay_too_strong": Fault(
-        config=lambda rng: {"training": {"optimizer": "adamw", "weight_decay": float(rng.uniform(15, 50))}}
-    ),
-    "overfitting": Fault(
-        config=lambda _: {
-            "data": {"augment_mirror": False, "augment_time_reversal": False, "batch_size": 4, "image_size": 40,
-                     "sample_subset": 10},
-            "network": {"base_channels": 16},
-        },
-        samples=_few_frames,
-    ),
-    "batch_noise_floor": Fault(
-        config=lambda _: {
-            "data": {"batch_size": 2, "image_size": 16},
-            "network": {"normalization": "none"},
-            "training": {"optimizer": "adam", "lr_first": 3e-3, "lr_second": 3e-3,
-                         "adaptive_lr_config": {"scheduler_type": "constant"}},
-        },
-        steps=400,
-    ),
-    "network_too_small": Fault(config=lambda _: {"network": {"base_channels": 1, "depth": 0}}),
-}  # fmt: skip
-"""Physical limit is put in by the benchmark's data, not by a fault."""

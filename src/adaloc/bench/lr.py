@@ -7,6 +7,7 @@ import json
 import math
 import multiprocessing
 import statistics
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -45,8 +46,9 @@ def run_study(
     jobs: int,
     work: Path,
     console: Console,
+    seconds: float = math.inf,
 ) -> dict[str, Any]:
-    """Runs what `work` does not hold yet, and returns the table.
+    """Runs what `work` does not hold yet, and returns the table of what it holds then.
 
     Args:
         config: of the reference problem.
@@ -56,7 +58,9 @@ def run_study(
         jobs: processes at once, each of one thread.
         work: folder that keeps the data and each finished run, so that a study can be interrupted.
         console: where progress goes.
+        seconds: after which no further run begins; the table then has fewer rows, or losses in a row.
     """
+    deadline = time.monotonic() + seconds
     work.mkdir(parents=True, exist_ok=True)
     if problem == "reference":
         for _ in generate(config, config.data.root):
@@ -68,12 +72,12 @@ def run_study(
         for method in methods
         for rate in (rates[:1] if method == "adaptive_plateau" else rates)
     ]
-    results = _run_all(tasks, config, jobs, work, console)
+    results = _run_all(tasks, config, jobs, work, console, deadline)
     finer = []
-    for method in set(TUNED) & set(methods):
+    for method in [method for method in TUNED if method in methods]:
         best = min(rates, key=lambda rate: _median(results, Task(problem, method, rate, 0, steps), seeds))
         finer += [Task(problem, method, best * times, seed, steps) for times in FINER for seed in seeds]
-    results |= _run_all(finer, config, jobs, work, console)
+    results |= _run_all(finer, config, jobs, work, console, deadline)
     about = {
         "command": f"adaloc bench lr --problem {problem} --steps {steps} --seeds {len(seeds)} --work WORK",
         "version": __version__,
@@ -145,28 +149,35 @@ def _cell(row: dict[str, Any] | None) -> str:
     return "diverged" if row["median"] is None else f"{row['median']:.3f} ({row['median_ratio']:.2f})"
 
 
-def _run_all(tasks: Sequence[Task], config: Config, jobs: int, work: Path, console: Console) -> dict[Task, float]:
+def _run_all(
+    tasks: Sequence[Task], config: Config, jobs: int, work: Path, console: Console, deadline: float
+) -> dict[Task, float]:
     path = work / "runs.jsonl"
     key = fingerprint(config)
     done = {task: loss for task, loss, of in _read(path) if of == key}
     left = [task for task in tasks if task not in done]
     with ProgressLine(console, "training", len(tasks), "runs", done=len(tasks) - len(left)) as line:
-        for count, (task, loss) in enumerate(_train(left, config, jobs), start=len(tasks) - len(left) + 1):
+        for count, (task, loss) in enumerate(_train(left, config, jobs, deadline), start=len(tasks) - len(left) + 1):
             done[task] = loss
             append_line(path, json.dumps({"task": asdict(task), "loss": loss, "config": key}) + "\n")
             line.update(count, f"{task.method} at {task.lr:g}: {loss:.3f}")
-    return {task: done[task] for task in tasks}
+    return {task: done[task] for task in tasks if task in done}
 
 
-def _train(tasks: Sequence[Task], config: Config, jobs: int) -> Iterable[tuple[Task, float]]:
+def _train(tasks: Sequence[Task], config: Config, jobs: int, deadline: float) -> Iterable[tuple[Task, float]]:
     if jobs == 1:
         for task in tasks:
+            if time.monotonic() > deadline:
+                return
             yield task, run_task(task, config)
         return
     # Threads of a forked torch can hang, and each process shall use one core.
     context = multiprocessing.get_context("spawn")
     with context.Pool(jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield from pool.imap_unordered(_run, [(task, config) for task in tasks])
+        for result in pool.imap_unordered(_run, [(task, config) for task in tasks]):
+            yield result
+            if time.monotonic() > deadline:
+                return
 
 
 def _run(pair: tuple[Task, Config]) -> tuple[Task, float]:
@@ -181,8 +192,9 @@ def _read(path: Path) -> list[tuple[Task, float, str]]:
 
 
 def _median(results: dict[Task, float], task: Task, seeds: Sequence[int]) -> float:
-    losses = [results[Task(task.problem, task.method, task.lr, seed, task.steps)] for seed in seeds]
-    return statistics.median(map(_worst_if_nan, losses))
+    of_seeds = [Task(task.problem, task.method, task.lr, seed, task.steps) for seed in seeds]
+    losses = [results[of_seed] for of_seed in of_seeds if of_seed in results]
+    return statistics.median(map(_worst_if_nan, losses)) if losses else math.inf
 
 
 def _worst_if_nan(loss: float) -> float:

@@ -116,10 +116,11 @@ def _reference(task: Task, config: Config) -> float:
                 fit(run, Hooks())
             except AdalocError:  # the loss stayed not a number: that is this method's result
                 return math.nan
-        return _final_loss(run, validation)
+        return final_loss(run, validation)
 
 
-def _final_loss(run: Run, validation: list[Sample]) -> float:
+def final_loss(run: Run, validation: list[Sample]) -> float:
+    """Validation loss of a run's last weights, over ten times the windows that are scored while training."""
     data = run.config.data.model_copy(update={"validation_windows_per_sample": _WINDOWS_IN_THE_END})
     run.validation = [batch.to(run.device) for batch in validation_batches(validation, data)]
     return float(run.loss.total(validate(run)))

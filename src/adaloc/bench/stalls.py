@@ -13,18 +13,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
-import torch
 
-from adaloc.bench.faults import FAULTS, Fault
-from adaloc.bench.faults import _noise as noise_samples
+from adaloc.bench.fault_cases import FAULTS, ORIGINAL_FAULT
+from adaloc.bench.faults import Fault
+from adaloc.bench.settings import draw_settings, easy_data, load_data, of_length
 from adaloc.config import Config
 from adaloc.config_file import merged
-from adaloc.data.generate import generate, is_complete
-from adaloc.data.windows import load_samples, split_samples
 from adaloc.errors import AdalocError
 from adaloc.files import append_line
+from adaloc.training import diagnosis as diagnosis_of_runs
 from adaloc.training.causes import rank
 from adaloc.training.checkpoint import LATEST, load_checkpoint
 from adaloc.training.diagnosis import diagnose_events
@@ -37,54 +37,26 @@ from adaloc.training.trainer import Hooks, fit, save
 HEALTHY = "healthy"
 ORIGINAL = "original_stall"
 CASES = (*FAULTS, ORIGINAL, HEALTHY)
-_ORIGINAL_FAULT = Fault(config=lambda _: {"network": {"base_channels": 1, "depth": 0}}, samples=noise_samples)
-_DATA_KINDS: dict[str, dict[str, Any]] = {
-    "reference": {},
-    "sparse": {"emitters": {"density_per_um2": 0.25}},
-    "dense": {"emitters": {"density_per_um2": 1.5}},
-    "dim": {"emitters": {"photons_mean": 2500, "photons_std": 800}},
-}
 
 
 def bench_config(case: str, seed: int, folder: Path) -> tuple[Config, np.random.Generator]:
     """The settings of a run, drawn by (case, seed), with the fault's own changes; and what draws the fault."""
     rng = np.random.default_rng([seed, CASES.index(case)])
-    kind = str(rng.choice(list(_DATA_KINDS)))
-    optimizer = str(rng.choice(["adamw", "adam", "muon"]))
-    # Rates within a factor of two or so of the best for these networks.
-    low, high = (1e-3, 4e-3) if optimizer == "muon" else (3e-3, 1e-2)
-    rate = float(np.exp(rng.uniform(np.log(low), np.log(high))))
-    batch = int(rng.choice([6, 8, 10]))
-    scheduler = str(rng.choice(["constant", "wsd", "cosine", "plateau"]))
+    raw = draw_settings(rng, folder, f"{case}_{seed}", seed)
     if case == HEALTHY and rng.random() < 0.4:
-        scheduler = "adaptive_plateau"  # in runs with a fault the rate must stay what the fault made it
-    simulation = merged({"num_samples": 24, "num_frames": 60}, _DATA_KINDS[kind])
-    raw: dict[str, Any] = {
-        "data": {"root": str(folder / "data" / kind), "simulate_if_missing": True, "batch_size": batch,
-                 "image_size": 24, "augment_mirror": bool(rng.random() < 0.5),
-                 "augment_time_reversal": bool(rng.random() < 0.5)},
-        "simulation": simulation,
-        "network": {"base_channels": int(rng.choice([4, 6, 8])), "depth": int(rng.choice([1, 2])),
-                    "normalization": str(rng.choice(["batch", "batch", "none"]))},
-        "training": {"optimizer": optimizer, "lr_first": rate, "lr_second": rate,
-                     "loss_type": str(rng.choice(["unified_decode", "unified_decode", "simple_combined"])),
-                     "adaptive_lr_config": {"scheduler_type": scheduler, "warmup_epochs": int(rng.choice([2, 5]))}},
-        "output": {"save_dir": str(folder / "runs" / f"{case}_{seed}"), "checkpoint_interval_epochs": 1000},
-        "seed": seed,
-        "num_threads": 1,
-    }  # fmt: skip
-    raw = merged(raw, fault_of(case).config(rng))
-    # As many epochs as give the steps; 19 of the 24 samples train (8 of the 10 of the small set).
-    num_training = 8 if raw["data"].get("sample_subset") == 10 else 19
-    raw["training"]["epochs"] = max(fault_of(case).steps // -(-num_training // raw["data"]["batch_size"]), 4)
-    return Config.model_validate(raw), rng
+        # In runs with a fault the rate must stay what the fault made it.
+        raw["training"]["adaptive_lr_config"]["scheduler_type"] = "adaptive_plateau"
+    fault = fault_of(case)
+    if fault.easy:
+        raw = easy_data(raw, folder)
+    return of_length(merged(raw, fault.config(rng)), fault.steps), rng
 
 
 def fault_of(case: str) -> Fault:
     """The fault of a case; none for healthy runs."""
     if case == HEALTHY:
         return Fault()
-    return _ORIGINAL_FAULT if case == ORIGINAL else FAULTS[case]
+    return ORIGINAL_FAULT if case == ORIGINAL else FAULTS[case]
 
 
 def train_and_diagnose(case: str, seed: int, folder: Path) -> dict[str, Any]:
@@ -92,10 +64,7 @@ def train_and_diagnose(case: str, seed: int, folder: Path) -> dict[str, Any]:
     config, rng = bench_config(case, seed, folder)
     fault, run_folder = fault_of(case), config.output.save_dir
     shutil.rmtree(run_folder, ignore_errors=True)
-    if not is_complete(config.data.root, config.model_copy(update={"seed": 0})):
-        for _ in generate(config.model_copy(update={"seed": 0}), config.data.root):
-            pass
-    training, validation = (load_samples(part, config.simulation.camera) for part in split_samples(config.data))
+    training, validation = load_data(config)
     training, validation = (
         fault.samples(training, rng),
         validation if case == "overfitting" else fault.samples(validation, rng),
@@ -109,7 +78,10 @@ def train_and_diagnose(case: str, seed: int, folder: Path) -> dict[str, Any]:
             save(run)
             run = setup(config, training, validation, load_checkpoint(run_folder / LATEST, config))
         fault.run(run, rng)
-        fit(run, Hooks())
+        # The trials on copies are made once, at the end: those on the way cost as much as the training and change
+        # nothing in it.
+        with mock.patch.object(diagnosis_of_runs, "make_probes", lambda _: {}):
+            fit(run, Hooks())
     except AdalocError as error:
         stopped = {"epoch": run.epoch, "message": str(error)}
     trained_s = time.perf_counter() - begin
@@ -127,29 +99,28 @@ def train_and_diagnose(case: str, seed: int, folder: Path) -> dict[str, Any]:
         "probe_s": round(time.perf_counter() - begin - trained_s, 2),
         "settings": {"kind": config.data.root.name, "optimizer": config.training.optimizer,
                      "rate": config.training.lr_first, "scheduler": config.training.adaptive_lr_config.scheduler_type,
-                     "network": config.network.model_dump(), "loss": config.training.loss_type},
+                     "network": config.network.model_dump(), "loss": config.training.loss_type,
+                     "mixture_weight": config.training.mixture_weight},
         "evidence": asdict(diagnosis.evidence),
     }  # fmt: skip
 
 
 def missing_jobs(
-    folder: Path, cases: Sequence[str], seeds: Sequence[int], healthy_seeds: Sequence[int]
+    path: Path, cases: Sequence[str], seeds: Sequence[int], healthy_seeds: Sequence[int]
 ) -> list[tuple[str, int]]:
-    """The (case, seed) that are not in `folder` yet.
+    """The (case, seed) that the results file `path` does not hold yet.
 
     Seeds outermost, so that an interrupted benchmark has all cases.
     """
-    torch.set_num_threads(1)
-    folder.mkdir(parents=True, exist_ok=True)
-    done = {(r["case"], r["seed"]) for r in read_runs(folder / "runs.jsonl")}
+    done = {(r["case"], r["seed"]) for r in read_runs(path)}
     jobs = [(case, seed) for seed in seeds for case in cases if case != HEALTHY]
     jobs += [(HEALTHY, seed) for seed in healthy_seeds if HEALTHY in cases]
     return [job for job in jobs if job not in done]
 
 
-def append_run(folder: Path, result: dict[str, Any]) -> None:
-    """Keeps a finished run."""
-    append_line(folder / "runs.jsonl", json.dumps(result) + "\n")
+def append_run(path: Path, result: dict[str, Any]) -> None:
+    """Keeps a finished run in a results file."""
+    append_line(path, json.dumps(result) + "\n")
 
 
 def expected_cause(case: str) -> str:

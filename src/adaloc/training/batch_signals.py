@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from adaloc.config import CHANNELS
 from adaloc.data.targets import PHOTONS, PROBABILITY, X, Y, Z
 from adaloc.data.windows import Batch
 from adaloc.models.losses import ChannelLoss
@@ -134,6 +135,20 @@ def detection_signals(outputs_NKHW: torch.Tensor, targets_NKHW: torch.Tensor) ->
         "p_at_emitters": float((p * truth).sum()) / num_emitters,
         "overconfidence": float((p - truth).square().mean()) / max(spread, 1e-12),
     }
+
+
+def mode_difference(training_NKHW: torch.Tensor, evaluation_NKHW: torch.Tensor) -> float | None:
+    """How far the outputs of the two modes lie apart, over how far outputs vary: the median of the six channels.
+
+    Squared differences over variances, so 0 where the mode does not matter and 1 where it matters as much as the input
+    does. Unlike a difference of losses this also shows in a network that has learned little. None where no output
+    varies.
+    """
+    training, evaluation = (t[:, : len(CHANNELS)].float() for t in (training_NKHW, evaluation_NKHW))
+    variance = training.var((0, 2, 3), correction=0)
+    difference = (evaluation - training).square().mean((0, 2, 3))
+    varies = variance > 0
+    return float((difference[varies] / variance[varies]).median()) if bool(varies.any()) else None
 
 
 def shuffle_gap(loss: ChannelLoss, outputs_NKHW: torch.Tensor, targets_NKHW: torch.Tensor) -> float | None:

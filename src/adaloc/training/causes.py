@@ -192,10 +192,16 @@ def _train_eval(e: Evidence) -> float:
     if e.train_mode_loss is None or e.eval_mode_loss is None:
         return 0.0
     difference = over(abs(_ratio(e.eval_mode_loss, e.train_mode_loss, 1e-12) - 1), 0.5, 3)
-    # Where one channel is all of the loss, its own fault is what makes the difference large.
+    # A network that has learned little scores like one that knows nothing in either mode, so the outputs are asked too.
+    # At half of their variance the mode says as much as half of what the frames say. Half a batch's own statistics and
+    # a lag of ten steps make up to 0.3 in networks that have hardly learned, and some hundredths later.
+    outputs = over(e.mode_difference, 0.5, 3)
     # Or validation scores far worse than training did, and training windows in evaluation mode just as badly.
     apart = both(over(_ratio(e.val_loss, e.train_loss, 1e-12) - 1, 1.0, 3), 0.0 if e.gap is None else under(e.gap, 0.2))
-    return both(either(difference, apart), 1 - _saturated(e), 1 - _one_channel(e))
+    # Where one channel is all of the loss, its own fault is what makes the difference large; and weights that a step
+    # throws about leave any statistics behind.
+    thrown = either(_blown_up(e), _weight_decay(e))
+    return both(either(difference, outputs, apart), 1 - _saturated(e), 1 - _one_channel(e), 1 - thrown)
 
 
 def _frozen(e: Evidence) -> float:
@@ -227,7 +233,11 @@ def _one_channel(e: Evidence) -> float:
 def _collapsed(e: Evidence) -> float:
     # Calibrated probabilities sum to the number of emitters, also for a network that knows nothing; a tenth of that
     # is a network that says "empty" against its own interest.
-    return both(under(e.count_ratio, 0.1), under(e.p_at_emitters, 0.1), 1 - _blown_up(e))
+    # As long as that costs about what knowing nothing costs, it is the loss that wants it so. Twice the cost is
+    # that of a constant a thousand times too low (5 nats an emitter of 1 % of the pixels, 12 then): none that a
+    # gradient reaches.
+    wanted = 1.0 if e.probability_over_constant is None else under(e.probability_over_constant, 2.0, 4)
+    return both(under(e.count_ratio, 0.1), under(e.p_at_emitters, 0.1), wanted, 1 - _blown_up(e))
 
 
 def _saturated(e: Evidence) -> float:
@@ -338,11 +348,12 @@ RULES: Sequence[Rule] = (
          ("contrast", "contrast_sigmas", "contrast_emitters", "shuffle_gap", "shuffle_gap_validation"), _decoupled),
     Rule("frozen_parameters", MACHINERY, ("frozen_share", "frozen"), _frozen),
     Rule("bad_resume", MACHINERY, ("resumed_at", "moment_steps", "rate", "rate_asked"), _bad_resume),
-    Rule("train_eval_mismatch", MACHINERY, ("train_mode_loss", "eval_mode_loss"), _train_eval),
+    Rule("train_eval_mismatch", MACHINERY, ("train_mode_loss", "eval_mode_loss", "mode_difference"), _train_eval),
     Rule("one_channel_dominates", COLLAPSE, ("loss_share", "loss_share_channel", "head_share", "head_share_channel"),
          _one_channel),
-    Rule("collapsed_to_empty", COLLAPSE, ("count_ratio", "p_at_emitters"), _collapsed),
-    Rule("saturated_detection", COLLAPSE, ("overconfidence", "count_ratio"), _saturated),
+    Rule("collapsed_to_empty", COLLAPSE, ("count_ratio", "p_at_emitters", "probability_over_constant"), _collapsed),
+    Rule("saturated_detection", COLLAPSE, ("overconfidence", "count_ratio", "probability_over_constant"),
+         _saturated),
     Rule("precision_underflow", GRADIENTS, ("zero_gradient_share", "skipped_share"), _underflow),
     Rule("vanishing_gradients", GRADIENTS, ("gradient_depth_ratio",), _vanishing),
     Rule("dead_units", GRADIENTS, ("dead_share", "dead_layer"), _dead),

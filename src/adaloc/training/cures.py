@@ -16,6 +16,11 @@ from adaloc.models.losses import LossSums
 from adaloc.training.run import Run, batch_targets, predict
 
 _REMEMBERED_NORMS = 50
+_FEWEST_NORMS = 10
+"""Norms that suffice where all are HARD_CLIPPING^2 above the limit, which no burst of first steps reaches.
+
+The search for the rate, which begins at once, would otherwise find the rate of steps that are clipped to nothing.
+"""
 HARD_CLIPPING = 100.0
 """Median norm over the limit from which on clipping is taken for a mistake.
 
@@ -46,12 +51,17 @@ class Clip:
         if not math.isfinite(norm) or not self.may_rise:
             return None
         self.recent = [*self.recent, norm][-_REMEMBERED_NORMS:]
-        if len(self.recent) < _REMEMBERED_NORMS or statistics.median(self.recent) <= HARD_CLIPPING * self.norm:
+        if not self._is_mistaken():
             return None
         before, middle = self.norm, statistics.median(self.recent)
         self.norm = sorted(self.recent)[int(_QUANTILE * (len(self.recent) - 1))]
         self.recent = []
         return {"kind": "clip_raised", "before": before, "after": self.norm, "evidence": {"median_norm": middle}}
+
+    def _is_mistaken(self) -> bool:
+        if len(self.recent) >= _FEWEST_NORMS and min(self.recent) > HARD_CLIPPING**2 * self.norm:
+            return True
+        return len(self.recent) >= _REMEMBERED_NORMS and statistics.median(self.recent) > HARD_CLIPPING * self.norm
 
     def state_dict(self) -> dict[str, Any]:
         """Plain containers."""

@@ -58,6 +58,7 @@ class Evidence:
     frozen: str | None = None
     train_mode_loss: float | None = None
     eval_mode_loss: float | None = None
+    mode_difference: float | None = None
     resumed_at: int | None = None
     moment_steps: int | None = None
     rate: float | None = None
@@ -72,6 +73,7 @@ class Evidence:
     count_ratio: float | None = None
     p_at_emitters: float | None = None
     overconfidence: float | None = None
+    probability_over_constant: float | None = None
     shuffle_gap: float | None = None
     # gradients
     gradient_depth_ratio: float | None = None
@@ -183,24 +185,44 @@ def _from_looks(looks: Sequence[Event]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name in (
         "contrast", "contrast_sigmas", "contrast_transposed", "contrast_transposed_sigmas", "contrast_emitters",
-        "moment_steps", "rate", "rate_asked", "train_mode_loss", "eval_mode_loss", "shuffle_gap",
+        "moment_steps", "rate", "rate_asked", "shuffle_gap",
     ):  # fmt: skip
         values[name] = _last([look.get(name) for look in looks])
     for name in (
         "target_offset_max", "target_z_rms", "target_photons_rms", "input_mean", "input_std", "repeated_share",
-        "frozen_share", "count_ratio", "p_at_emitters", "overconfidence", "gradient_depth_ratio",
-        "zero_gradient_share", "skipped_share", "dead_share", "update_ratio", "decay_ratio", "gradient_cosine",
-        "clip_excess",
+        "frozen_share", "count_ratio", "p_at_emitters", "overconfidence", "probability_over_constant",
+        "gradient_depth_ratio", "zero_gradient_share", "skipped_share", "dead_share", "update_ratio", "decay_ratio",
+        "gradient_cosine", "clip_excess",
     ):  # fmt: skip
         values[name] = _median([_number(look.get(name)) for look in recent])
     frozen = _last([look.get("frozen") for look in looks if look.get("frozen")])
     values["frozen"] = ", ".join(frozen) if frozen else None
     values["dead_layer"] = _last([look.get("dead_layer") for look in looks])
-    values |= _shares(recent)
+    values |= _modes(looks) | _shares(recent)
     rates = [rate for look in looks if (rate := _number(look.get("rate"))) is not None]
     values["first_rate"], values["highest_rate"] = (rates[0], max(rates)) if rates else (None, None)
     values |= _highest_update(looks) | _bursts(looks) | {"noise_over_batch": _noise_over_batch(looks)}
     return values
+
+
+def _modes(looks: Sequence[Event]) -> dict[str, Any]:
+    """Losses in the two modes, and how far their outputs lie apart, of the last two looks the one with less of it.
+
+    Statistics that lag behind the weights catch up, and one odd emitter of half a batch does not come again; a mismatch
+    stays.
+    """
+    losses = [
+        (train, evaluation)
+        for look in looks
+        if (train := _number(look.get("train_mode_loss"))) and (evaluation := _number(look.get("eval_mode_loss")))
+    ]
+    train, evaluation = min(losses[-2:], key=lambda pair: abs(math.log(abs(pair[1] / pair[0]))), default=(None, None))
+    outputs = [value for look in looks if (value := _number(look.get("mode_difference"))) is not None]
+    return {
+        "train_mode_loss": train,
+        "eval_mode_loss": evaluation,
+        "mode_difference": min(outputs[-2:], default=None),
+    }
 
 
 def _shares(looks: Sequence[Event]) -> dict[str, Any]:

@@ -17,15 +17,21 @@ import torch
 from adaloc.data.windows import Batch
 from adaloc.models.model_file import Model, make_model
 from adaloc.training.batch_signals import shuffle_gap
-from adaloc.training.cures import windows_of
+from adaloc.training.cures import MicroBatches, windows_of
+from adaloc.training.ranks import Ranks
 from adaloc.training.run import Run, batch_errors, batch_targets, predict
 
 TRIAL_STEPS = 20
 _BOOST_FACTORS = (10.0, 1000.0)
 """Rates that are 10 to 100 times too low win with the first, lower ones with the second."""
-_NOISE_BATCHES = 12
+_FEWEST_NOISE_BATCHES, _NOISE_WINDOWS = 12, 128
+"""Independent gradients that the noise is told from: 12, or more where batches are so small that they cost less.
+
+The error of the squared signal is the noise times sqrt(2 / (n (n - 1))), so with 12 a noise of fifty batches is hardly
+told from a gradient that drowns.
+"""
 _MOST_NOISE = 1000.0
-"""Stands for a gradient that drowns: twelve batches cannot tell a larger noise scale from an infinite one."""
+"""Stands for a gradient that drowns: so few batches cannot tell a larger noise scale from an infinite one."""
 _OVERFIT_WINDOWS = 16
 _OVERFIT_STEPS = 60
 _OVERFIT_RATE = 1e-2
@@ -50,7 +56,7 @@ def make_probes(run: Run) -> dict[str, Any]:
 
 def probe_steps() -> int:
     """Training steps that all probes together cost, about."""
-    return TRIAL_STEPS * (2 + len(_BOOST_FACTORS)) + _OVERFIT_STEPS + _NOISE_BATCHES
+    return TRIAL_STEPS * (2 + len(_BOOST_FACTORS)) + _OVERFIT_STEPS + _FEWEST_NOISE_BATCHES
 
 
 def rate_trials(run: Run) -> dict[str, float]:
@@ -77,15 +83,14 @@ def overfit_fresh(run: Run) -> float:
         torch.manual_seed(run.config.seed)
         model = make_model(run.config, run.model.scaling)
     model.network.to(run.device).train()
-    learner = dataclasses.replace(run, model=model)
     batch = run.windows[_FAR_STEP].to(run.device)
     batch = windows_of(batch, 0, min(_OVERFIT_WINDOWS, len(batch.adu_BTHW)))
     optimizer = torch.optim.AdamW(model.network.parameters(), lr=_OVERFIT_RATE)
-    losses = []
+    learner = dataclasses.replace(run, model=model, optimizer=optimizer, ranks=Ranks())
+    losses, parts = [], _parts(run)
     for _ in range(_OVERFIT_STEPS):
-        sums = batch_errors(learner, batch)
-        optimizer.zero_grad()
-        run.loss.objective(sums).backward()  # type: ignore[no-untyped-call]
+        optimizer.zero_grad(set_to_none=True)
+        sums = parts.backward(learner, batch)[0]
         torch.nn.utils.clip_grad_norm_(model.network.parameters(), 1.0)
         optimizer.step()
         # Of the loss, not of what is minimised: nats may be negative, and have no ratio.
@@ -99,20 +104,21 @@ def noise_scale(run: Run) -> dict[str, float | None]:
     The squared length of the true gradient is the mean product of two different batches' gradients, which is unbiased;
     _MOST_NOISE where even its mean over all pairs is not above 0. None where there is no gradient at all.
     """
-    trial = _copy(run)
+    trial, parts = _copy(run), _parts(run)
     parameters = [p for p in trial.model.network.parameters() if p.requires_grad]
     if not parameters:
         return {"noise_over_batch": None}
     total: torch.Tensor | None = None
     squares = 0.0
-    for i in range(_NOISE_BATCHES):
-        loss = run.loss.objective(batch_errors(trial, run.windows[_FAR_STEP + i].to(run.device)))
-        found = torch.autograd.grad(loss, parameters, allow_unused=True)
-        gradient = torch.cat([g.flatten() for g in found if g is not None])
+    n = max(_FEWEST_NOISE_BATCHES, _NOISE_WINDOWS // run.config.data.batch_size)
+    for i in range(n):
+        trial.model.network.zero_grad(set_to_none=True)  # also what the optimizer does not hold
+        parts.backward(trial, run.windows[_FAR_STEP + i].to(run.device))
+        found = [p.grad for p in parameters if p.grad is not None]
+        gradient = torch.cat([g.flatten() for g in found])
         squares += float(gradient.square().sum())
         total = gradient if total is None else total + gradient
     assert total is not None
-    n = _NOISE_BATCHES
     signal = (float(total.square().sum()) - squares) / (n * (n - 1))
     if not math.isfinite(signal) or squares == 0:
         return {"noise_over_batch": None}
@@ -152,15 +158,14 @@ def _window_losses(run: Run, batch: Batch) -> list[float]:
 
 def _trial(run: Run, shape: Callable[[float], float]) -> float:
     """Mean loss on unseen batches after `TRIAL_STEPS` steps from a copy at the run's rate times `shape(share)`."""
-    trial = _copy(run)
+    trial, parts = _copy(run), _parts(run)
     rates = [float(group["lr"]) for group in trial.optimizer.param_groups]
     for i in range(TRIAL_STEPS):
         batch = run.windows[_FAR_STEP + i].to(run.device)
         for group, rate in zip(trial.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * shape((i + 1) / TRIAL_STEPS)
-        loss = run.loss.objective(batch_errors(trial, batch))
         trial.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        parts.backward(trial, batch)
         norm = torch.nn.utils.clip_grad_norm_(trial.model.network.parameters(), run.config.training.clip_norm)
         if not bool(norm.isfinite()):
             return math.inf
@@ -178,7 +183,13 @@ def _copy(run: Run) -> Run:
     """Another run with its own weights, buffers and moments; the optimizer's groups point to the copied weights."""
     network, optimizer = copy.deepcopy((run.model.network, run.optimizer))
     network.train()
-    return dataclasses.replace(run, model=Model(network, run.model.config, run.model.scaling), optimizer=optimizer)
+    model = Model(network, run.model.config, run.model.scaling)
+    return dataclasses.replace(run, model=model, optimizer=optimizer, ranks=Ranks())
+
+
+def _parts(run: Run) -> MicroBatches:
+    """What does not fit into the memory at once when training does not fit in a trial either."""
+    return MicroBatches(run.config.training.accumulation_steps)
 
 
 def _gain(same: float, other: float) -> float:

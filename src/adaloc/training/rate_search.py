@@ -87,8 +87,10 @@ class RateSearch:
             return "hurt"
         if relative_step is not None and relative_step > 0:
             if math.isnan(self._relative_step):
-                # A start that is lower than need be costs no more steps.
-                self._growth = max(self._growth, (SAFETY * self.target / relative_step) ** (1 / self._num_planned))
+                # A start that is lower than need be costs no more steps, and the search no care: a step's size goes
+                # with the rate, so what lies further below the end than the planned decades can be left out.
+                needed = self.rate * SAFETY * self.target / relative_step * 10**-_DECADES
+                self.rate = max(self.rate, min(needed, _LARGEST_RATE))
             self._relative_step = relative_step
             # The rate, not the share, then grows through the margin: large steps enlarge the weights themselves.
             if relative_step >= self.target:

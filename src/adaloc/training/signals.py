@@ -16,17 +16,20 @@ from typing import Any
 import torch
 
 from adaloc.config import CHANNELS
+from adaloc.data.targets import PROBABILITY
 from adaloc.data.windows import Batch
+from adaloc.models.losses import ChannelLoss
 from adaloc.simulation.camera import to_photons
 from adaloc.training.batch_signals import (
     Contrast,
     detection_signals,
     fingerprint,
     light_contrast,
+    mode_difference,
     shuffle_gap,
     target_signals,
 )
-from adaloc.training.cures import windows_of
+from adaloc.training.cures import is_out_of_memory, windows_of
 from adaloc.training.layer_signals import (
     Before,
     UnitWatch,
@@ -95,6 +98,7 @@ class Observer:
         self._reference: torch.Tensor | None = None
         self._cosines: list[float] = []
         self._batch_look: dict[str, Any] = {}
+        self._most_windows: int | None = None
         self._observe_s, self._train_s = 0.0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -142,7 +146,20 @@ class Observer:
             self._look_at_data(run, batch)
         if is_long:
             self._before = copy_weights(run.model.network)
-            self._batch_look = look_at_batch(run, batch)
+            self._batch_look = self._look_at_what_fits(run, batch)
+
+    def _look_at_what_fits(self, run: Run, batch: Batch) -> dict[str, Any]:
+        """At half of the batch, or at fewer windows where the training has to split it for want of memory."""
+        size = len(batch.adu_BTHW)
+        num = max(min(size // 2, math.ceil(size / run.config.training.accumulation_steps)), 1)
+        num = min(num, self._most_windows or num)
+        while True:
+            try:
+                return look_at_batch(run, batch, num)
+            except RuntimeError as error:
+                if num == 1 or not is_out_of_memory(error):
+                    raise
+                self._most_windows = num = num // 2
 
     def _look_after(self, run: Run, facts: StepFacts) -> None:
         self._window.facts.append(facts)
@@ -203,6 +220,7 @@ class Observer:
             "clipped_share": statistics.fmean(fact.grad_norm > fact.clip_norm for fact in facts),
             "clip_excess": statistics.median(n.grad_norm / n.clip_norm for n in facts),
             "skipped_share": statistics.fmean(not fact.is_taken for fact in facts),
+            "probability_over_constant": _over_constant(run.loss, statistics.median(f.channels[0] for f in facts)),
             "wait_share": math.fsum(f.wait_s for f in facts) / max(math.fsum(f.train_s for f in facts), 1e-9),
             "repeated_share": self._window.repeated / len(facts),
             "observe_share": self._observe_s / max(self._train_s, 1e-9),
@@ -213,13 +231,14 @@ class Observer:
         }
 
 
-def look_at_batch(run: Run, batch: Batch) -> dict[str, Any]:
-    """One pass each way over half a batch, and one in evaluation mode: outputs, dead units, noise of the gradient.
+def look_at_batch(run: Run, batch: Batch, num: int) -> dict[str, Any]:
+    """One pass each way over a batch's first `num` windows, and one in evaluation mode.
+
+    What it tells of: outputs, dead units, noise of the gradient.
 
     Buffers are put back, gradients of the run are not touched, and no random number is drawn.
     """
     network = run.model.network
-    num = max(len(batch.adu_BTHW) // 2, 1)
     half = windows_of(batch, 0, num)
     targets = batch_targets(run, half)
     buffers = [buffer.clone() for buffer in network.buffers()]
@@ -240,6 +259,7 @@ def look_at_batch(run: Run, batch: Batch) -> dict[str, Any]:
         signals = {
             "train_mode_loss": float(run.loss.total(sums)),
             "eval_mode_loss": eval_loss,
+            "mode_difference": mode_difference(outputs.detach(), evaluated),
             "shuffle_gap": shuffle_gap(run.loss, outputs.detach(), targets),
             "half_windows": num,
             "half_gradient_norm": norm if num < len(batch.adu_BTHW) else None,
@@ -260,6 +280,12 @@ def noise_signals(half_norm: float, norm: float, half_windows: int, run: Run) ->
         "gradient_noise": (half_norm**2 - norm**2) / (1 / half_windows - 1 / whole),
         "batch_windows": float(whole),
     }
+
+
+def _over_constant(loss: ChannelLoss, channel: float) -> float | None:
+    """The probability's loss over that of its best constant; None where there is nothing to explain."""
+    reference = loss.references[PROBABILITY] if loss.raw else 1.0
+    return channel / reference if reference > 0 and math.isfinite(channel) else None
 
 
 def _plain(signals: dict[str, Any]) -> dict[str, Any]:
