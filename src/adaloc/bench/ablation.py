@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
 import time
@@ -14,15 +15,29 @@ from rich.table import Table
 
 from adaloc.config import Config
 from adaloc.config_file import dump_config, merged, parse_config
+from adaloc.errors import ConfigError
 from adaloc.files import write_text
 from adaloc.integrity_check import load_data
 from adaloc.main_job import ensure_data
-from adaloc.training.run import best_model, loss_over_samples, setup
+from adaloc.models.losses import make_loss
+from adaloc.training.run import Run, best_model, loss_over_samples, setup
 from adaloc.training.trainer import Hooks, fit
 from adaloc.validation_score import ValidationScorer
 
 DEFAULT = "default"
-_FIXED = {"adaptive_lr_config": {"scheduler_type": "cyclical"}, "lr_first": 6e-3, "lr_second": 6e-3}
+_RATE = 6e-3  # of Muon, where the schedule does not find it
+_SCHEDULE_FREE_RATE = 5e-3  # about twice what AdamW takes, as its authors advise; not tuned
+
+
+def _schedule(name: str, rate: float = _RATE, **keys: Any) -> dict[str, Any]:
+    warmup = {"warmup_epochs": 6, "warmup_start_lr": rate / 100}
+    return {"adaptive_lr_config": {"scheduler_type": name, **warmup, **keys}, "lr_first": rate, "lr_second": rate}
+
+
+_RANDOMIZATION = {
+    "brightness_fraction": 0.2, "background_fraction": 0.2, "gain_fraction": 0.15, "baseline_adu": 8.0,
+    "read_noise_e": 1.0,
+}  # fmt: skip
 OPTIONS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
     "no_mixture": {"training": {"mixture_weight": 0.0}},
@@ -34,12 +49,28 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "radam": {"training": {"optimizer": "radam"}},
     "nadam": {"training": {"optimizer": "nadam"}},
     "sgd": {"training": {"optimizer": "sgd"}},
-    "cyclical": {"training": _FIXED},
+    "schedule_free": {"training": {"optimizer": "schedule_free", **_schedule("constant", _SCHEDULE_FREE_RATE)}},
+    "constant": {"training": _schedule("constant")},
+    "cyclical": {"training": _schedule("cyclical")},
+    "one_cycle": {"training": _schedule("one_cycle")},
+    "cosine": {"training": _schedule("cosine")},
+    "warm_restarts": {"training": _schedule("warm_restarts", cosine_restart_periods=[20, 40, 60])},
+    "step": {"training": _schedule("step", step_epochs=20, step_factor=0.6)},
+    "wsd": {"training": _schedule("wsd")},
+    "ema": {"training": {"ema_decay": 0.99}},
+    "ema_constant": {"training": {"ema_decay": 0.99, **_schedule("constant")}},
+    "focal": {"training": {"training_terms": {"focal_gamma": 2.0}}},
+    "label_smoothing": {"training": {"training_terms": {"label_smoothing": 0.05}}},
+    "multi_scale": {"training": {"training_terms": {"multi_scale_weight": 0.3}}},
+    "adversarial": {"training": {"training_terms": {"adversarial_weight": 0.1}}},
+    "simple_combined": {"training": {"loss_type": "simple_combined"}},
     "no_decay_on_norms": {"training": {"decay_biases_and_norms": False}},
     "accumulation_2": {"training": {"accumulation_steps": 2}},
     "fresh_half": {"data": {"fresh_share": 0.5}},
     "fresh": {"data": {"fresh_share": 1.0}},
     "fresh_reuse_4": {"data": {"fresh_share": 1.0, "fresh_reuse": 4}},
+    "randomization": {"data": {"randomization": _RANDOMIZATION}},
+    "quarter_turns": {"data": {"augment_quarter_turns": True}},
     "no_mirror": {"data": {"augment_mirror": False}},
     "no_time_reversal": {"data": {"augment_time_reversal": False}},
     "independent_stages": {"network": {"first_stage": "independent"}},
@@ -82,7 +113,7 @@ def run_ablation(
             row = {
                 "option": name, "seed": seed, "epochs": epochs, "steps": run.step,
                 "train_s": round(time.perf_counter() - begin, 1),
-                "loss": loss_over_samples(run, model, validation),
+                "loss": loss_over_samples(judged(run), model, validation),
                 **ValidationScorer(run.config, validation).score(model, True)[0].metrics,
                 "num_parameters": sum(p.numel() for p in model.network.parameters()),
             }  # fmt: skip
@@ -92,6 +123,26 @@ def run_ablation(
                 file.write(json.dumps(row) + "\n")
             console.print(f"{name}, seed {seed}: loss {row['loss']:.4f} in {row['train_s']:.0f} s")
     return [row for row in rows if row["epochs"] == epochs and row["seed"] in seeds and row["option"] in options]
+
+
+def refused(config: Config, options: Sequence[str]) -> dict[str, str]:
+    """Those of the options that are wrong with this config, and why."""
+    reasons = {}
+    for name in options:
+        try:
+            parse_config(merged(dump_config(config), OPTIONS[name]), name)
+        except ConfigError as error:
+            reasons[name] = str(error)
+    return reasons
+
+
+def judged(run: Run) -> Run:
+    """The same run with the loss that all options are compared by: the unified one, where it trained with another."""
+    training = run.config.training
+    if training.loss_type != "simple_combined":
+        return run
+    unified = training.model_copy(update={"loss_type": "unified_decode"})
+    return dataclasses.replace(run, loss=make_loss(unified, run.model.scaling))
 
 
 def summarize(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
