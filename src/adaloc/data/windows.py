@@ -260,11 +260,8 @@ class TrainingWindows:
             extents = np.array(self._samples[index].frames_THW.shape) - (length, size, size)
             start, top, left = (place[index] * (extents + 1)).astype(int)
             mirror_x, mirror_y, reverse = (bool(turn) for turn in turned[index])
-            cuts.append(
-                Cut(
-                    self._samples[index], int(start), int(top), int(left), mirror_x, mirror_y, reverse, int(turns[index])
-                )
-            )  # fmt: skip
+            where = int(start), int(top), int(left)
+            cuts.append(Cut(self._samples[index], *where, mirror_x, mirror_y, reverse, int(turns[index])))
         return cuts
 
 
