@@ -1,12 +1,14 @@
 """The ablation: every option is a valid config, runs are kept, and the table compares with the default."""
 
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from adaloc.bench.ablation import DEFAULT, OPTIONS, refused, run_ablation, summarize, write_results
+from adaloc.bench.ablation import DEFAULT, OPTIONS, markdown, refused, run_ablation, summarize, write_results
 from adaloc.config import Config
 from adaloc.config_file import dump_config, load_config, merged
 from small import small_data
@@ -48,3 +50,24 @@ def test_runs_are_kept_and_compared_with_the_default(tmp_path: Path) -> None:
     write_results(rows, tmp_path / "a.json")
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["rows"] == rows
     assert "| adamw |" in (tmp_path / "a.md").read_text(encoding="utf-8")
+
+
+def test_verdicts_need_a_difference_beyond_the_spread_between_seeds() -> None:
+    """Losses of a known spread: an option that is 10 % better is told from one that is not."""
+    rng = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(200):
+        seeds = rng.normal(0, 0.1, 3)
+        means = {DEFAULT: 1.0, "adam": 1.0, "focal": 0.9, "sgd": 1.3, "ema": 1.0, "wsd": 1.0}
+        rows = [
+            {"option": name, "seed": seed, "loss": mean * math.exp(seeds[seed] + rng.normal(0, 0.005)),
+             "jaccard": None, "rmse_lateral_nm": 1.0, "rmse_axial_nm": 1.0, "train_s": 1.0}
+            for name, mean in means.items() for seed in range(3)
+        ]  # fmt: skip
+        found = {line["option"]: line["verdict"] for line in summarize(rows)}
+        assert (found[DEFAULT], found["focal"], found["sgd"]) == ("", "better", "worse")
+        wrong += found["adam"] != "no difference shown"
+    # One in twenty, and a few more: the default's chance is in all differences, which are so fewer than they seem.
+    assert wrong / 200 < 0.15
+    assert "no difference shown" in markdown(summarize(rows))
+    assert summarize(rows[:1])[0]["verdict"] == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import t as student_t
 
 from adaloc.config import Config
 from adaloc.config_file import dump_config, merged, parse_config
@@ -153,14 +155,51 @@ def summarize(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         means = {c: statistics.fmean(v) if (v := [r[c] for r in own if r[c] is not None]) else None for c in _COLUMNS}
         table.append({"option": name, "seeds": len(own), **means})
     default = next((line["loss"] for line in table if line["option"] == DEFAULT), None)
+    differences = paired_differences(rows)
+    interval = half_width(differences)
     for line in table:
         line["ratio"] = None if default is None else line["loss"] / default
+        line["verdict"] = verdict(differences.get(line["option"], []), interval)
     return sorted(table, key=lambda line: float(line["loss"]))
+
+
+def paired_differences(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """Of each option but the default, the logarithm of its loss over the default's of the same seed."""
+    default = {row["seed"]: row["loss"] for row in rows if row["option"] == DEFAULT}
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if row["option"] != DEFAULT and row["seed"] in default:
+            found.setdefault(row["option"], []).append(math.log(row["loss"] / default[row["seed"]]))
+    return found
+
+
+def half_width(differences: dict[str, list[float]]) -> float | None:
+    """Of the 95 % interval of one seed's difference; its square falls with the number of seeds.
+
+    From the spread of all options about their means: a few seeds of one option alone say little of it. None where no
+    option has two seeds.
+    """
+    groups = [values for values in differences.values() if len(values) > 1]
+    freedom = sum(len(values) - 1 for values in groups)
+    if freedom == 0:
+        return None
+    squares = math.fsum((v - statistics.fmean(values)) ** 2 for values in groups for v in values)
+    return float(student_t.ppf(0.975, freedom)) * math.sqrt(squares / freedom)
+
+
+def verdict(differences: Sequence[float], interval: float | None) -> str:
+    """better or worse than the default beyond chance, or no difference shown; empty where it cannot be told."""
+    if not differences or interval is None:
+        return ""
+    mean, half = statistics.fmean(differences), interval / math.sqrt(len(differences))
+    if abs(mean) <= half:
+        return "no difference shown"
+    return "worse" if mean > 0 else "better"
 
 
 def markdown(table: Sequence[dict[str, Any]]) -> str:
     """The table for the docs."""
-    names = ("option", "seeds", *_COLUMNS, "ratio")
+    names = ("option", "seeds", *_COLUMNS, "ratio", "verdict")
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     lines += ["| " + " | ".join(_cell(line[name]) for name in names) + " |" for line in table]
     return "\n".join(lines) + "\n"
@@ -168,7 +207,7 @@ def markdown(table: Sequence[dict[str, Any]]) -> str:
 
 def show(table: Sequence[dict[str, Any]], console: Console) -> None:
     """Prints the table."""
-    names = ("option", "seeds", *_COLUMNS, "ratio")
+    names = ("option", "seeds", *_COLUMNS, "ratio", "verdict")
     printed = Table(*names)
     for line in table:
         printed.add_row(*(_cell(line[name]) for name in names))
