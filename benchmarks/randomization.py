@@ -1,6 +1,6 @@
 """Domain randomization against a wrong calibration: two networks on movies of microscopes that are a little off.
 
-    python benchmarks/randomization.py WORK [--epochs 120] [--seeds 2]
+    python benchmarks/randomization.py WORK [--epochs 60] [--seeds 2]
 
 Both train on the data of benchmarks/config_ablation.json, half of their windows freshly simulated, one with the ranges
 of RANGES. Then each sees movies of other microscopes, which it reads with the camera of the config. One thread. What is
@@ -20,6 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
+from adaloc.bench.ablation import begin_or_go_on
 from adaloc.config import Config, SimulationConfig
 from adaloc.config_file import dump_config, load_config, merged, parse_config
 from adaloc.data.fresh import sample_of
@@ -31,7 +32,7 @@ from adaloc.localize.inference import localize_frames
 from adaloc.main_job import ensure_data
 from adaloc.simulation.field_map import FieldMap, read_field_map
 from adaloc.simulation.frames import simulate_sample
-from adaloc.training.run import Run, best_model, loss_over_samples, setup
+from adaloc.training.run import Run, best_model, loss_over_samples
 from adaloc.training.trainer import Hooks, fit
 from adaloc.validation_score import joined
 
@@ -63,7 +64,7 @@ def main() -> None:
     """Measures and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--epochs", type=int, default=120)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=2)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -86,7 +87,7 @@ def config_of(work: Path, epochs: int, seed: int, training: str) -> Config:
     """The config of one network."""
     changes = {
         "data": {"fresh_share": 0.5, "randomization": TRAININGS[training]}, "training": {"epochs": epochs},
-        "seed": seed, "output": {"save_dir": str(work / f"{training.replace(' ', '_')}_{seed}")},
+        "seed": seed, "output": {"save_dir": str(work / f"{training.replace(' ', '_')}_{seed}_{epochs}")},
     }  # fmt: skip
     return parse_config(merged(dump_config(load_config(CONFIG)), changes), training)
 
@@ -96,8 +97,7 @@ def measure(config: Config, training: str) -> list[dict[str, Any]]:
     console = Console()
     ensure_data(config, console)
     samples, validation = load_data(config, console)
-    (config.output.save_dir / "log.jsonl").unlink(missing_ok=True)
-    run = setup(config, samples, validation, with_floor=False)
+    run = begin_or_go_on(config, samples, validation)
     fit(run, Hooks(force=True))
     rows = []
     for world, changes in WORLDS.items():

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,13 @@ from scipy.stats import t as student_t
 
 from adaloc.config import Config
 from adaloc.config_file import dump_config, merged, parse_config
+from adaloc.data.windows import Sample
 from adaloc.errors import ConfigError
 from adaloc.files import write_text
 from adaloc.integrity_check import load_data
 from adaloc.main_job import ensure_data
 from adaloc.models.losses import make_loss
+from adaloc.training.checkpoint import LATEST, load_checkpoint
 from adaloc.training.run import Run, best_model, loss_over_samples, setup
 from adaloc.training.trainer import Hooks, fit
 from adaloc.validation_score import ValidationScorer
@@ -103,18 +104,15 @@ def run_ablation(
         for name in options:
             if any((row["option"], row["seed"], row["epochs"]) == (name, seed, epochs) for row in rows):
                 continue
-            changes = merged(OPTIONS[name], {"seed": seed, "output": {"save_dir": str(work / f"{name}_{seed}")}})
+            folder = work / f"{name}_{seed}_{epochs}"
+            changes = merged(OPTIONS[name], {"seed": seed, "output": {"save_dir": str(folder)}})
             changes = merged(changes, {"training": {"epochs": epochs}})
-            (work / f"{name}_{seed}" / "log.jsonl").unlink(missing_ok=True)
-            run = setup(
-                parse_config(merged(dump_config(config), changes), name), training, validation, with_floor=False
-            )
-            begin = time.perf_counter()
+            run = begin_or_go_on(parse_config(merged(dump_config(config), changes), name), training, validation)
             fit(run, Hooks(force=True))
             model = best_model(run)
             row = {
                 "option": name, "seed": seed, "epochs": epochs, "steps": run.step,
-                "train_s": round(time.perf_counter() - begin, 1),
+                "train_s": round(run.wall_s, 1),
                 "loss": loss_over_samples(judged(run), model, validation),
                 **ValidationScorer(run.config, validation).score(model, True)[0].metrics,
                 "num_parameters": sum(p.numel() for p in model.network.parameters()),
@@ -125,6 +123,15 @@ def run_ablation(
                 file.write(json.dumps(row) + "\n")
             console.print(f"{name}, seed {seed}: loss {row['loss']:.4f} in {row['train_s']:.0f} s")
     return [row for row in rows if row["epochs"] == epochs and row["seed"] in seeds and row["option"] in options]
+
+
+def begin_or_go_on(config: Config, training: Sequence[Sample], validation: Sequence[Sample]) -> Run:
+    """A run without a floor; from its last checkpoint, if it was killed before its end."""
+    folder = config.output.save_dir
+    state = load_checkpoint(folder / LATEST, config) if (folder / LATEST).exists() else None
+    if state is None:
+        (folder / "log.jsonl").unlink(missing_ok=True)
+    return setup(config, training, validation, state, with_floor=False)
 
 
 def refused(config: Config, options: Sequence[str]) -> dict[str, str]:
