@@ -98,6 +98,7 @@ def run_ablation(
     """
     ensure_data(config, console)
     training, validation = load_data(config, console)
+    scorer = ValidationScorer(config, validation)
     path = work / "rows.jsonl"
     rows = _read(path)
     for seed in seeds:
@@ -114,7 +115,7 @@ def run_ablation(
                 "option": name, "seed": seed, "epochs": epochs, "steps": run.step,
                 "train_s": round(run.wall_s, 1),
                 "loss": loss_over_samples(judged(run), model, validation),
-                **ValidationScorer(run.config, validation).score(model, True)[0].metrics,
+                **scorer.score(model, True)[0].metrics,
                 "num_parameters": sum(p.numel() for p in model.network.parameters()),
             }  # fmt: skip
             rows.append(row)
