@@ -2,8 +2,8 @@
 
     python benchmarks/randomization.py WORK [--epochs 60] [--seeds 2]
 
-Both train on all samples of benchmarks/config_ablation.json, half of their windows freshly simulated, one with the ranges
-of RANGES. Then each sees movies of other microscopes, which it reads with the camera of the config. One thread. What is
+Both train on all samples of benchmarks/config_ablation.json, half of their windows freshly simulated, one with
+the ranges of RANGES. Then each sees movies of other microscopes, which it reads with the camera of the config. One thread. What is
 done is kept in WORK/rows.jsonl. Writes benchmarks/results/randomization.json.
 """
 
@@ -85,9 +85,10 @@ def main() -> None:
 
 def config_of(work: Path, epochs: int, seed: int, training: str) -> Config:
     """The config of one network."""
+    folder = work / f"{training.replace(' ', '_')}_{seed}_{epochs}"
     changes = {
         "data": {"fresh_share": 0.5, "randomization": TRAININGS[training], "sample_subset": None},
-        "training": {"epochs": epochs}, "seed": seed, "output": {"save_dir": str(work / f"{training.replace(' ', '_')}_{seed}_{epochs}")},
+        "training": {"epochs": epochs}, "seed": seed, "output": {"save_dir": str(folder)},
     }  # fmt: skip
     return parse_config(merged(dump_config(load_config(CONFIG)), changes), training)
 
