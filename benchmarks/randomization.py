@@ -3,8 +3,8 @@
     python benchmarks/randomization.py WORK [--epochs 60] [--seeds 2]
 
 Both train on all samples of benchmarks/config_ablation.json, half of their windows freshly simulated, one with
-the ranges of RANGES. Then each sees movies of other microscopes, which it reads with the camera of the config. One thread. What is
-done is kept in WORK/rows.jsonl. Writes benchmarks/results/randomization.json.
+the ranges of RANGES. Then each sees movies of other microscopes, which it reads with the camera of the config.
+One thread. What is done is kept in WORK/rows.jsonl. Writes benchmarks/results/randomization.json.
 """
 
 from __future__ import annotations
