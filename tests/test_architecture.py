@@ -10,7 +10,7 @@ PACKAGE = ROOT / "src" / "adaloc"
 # Single files of the package's root that every part may use come first; those that compose everything come last.
 ORDER = (
     "errors", "words", "files", "figure_file", "bounds", "hdf5_file", "yaml_file", "locks", "stopping", "processes",
-    "config_simulation", "config", "config_file", "emitters", "random_streams", "progress",
+    "config_simulation", "config_options", "config", "config_file", "emitters", "random_streams", "progress",
     "simulation", "data", "calibrate", "models", "localize", "evaluation", "training", "monitor",
     "checks", "movie_command", "integrity_check", "validation_pictures", "validation_score", "main_job",
     "demo", "diagnose", "bench", "cli_guard", "tuning", "cli_bench", "cli_calibrate", "cli_camera",

@@ -129,12 +129,17 @@ def ablation(
 
     Example: adaloc bench ablation --options default,adamw,fresh --seeds 1 --out ablation.json
     """
-    from adaloc.bench.ablation import OPTIONS, run_ablation, show, summarize, write_results
+    from adaloc.bench.ablation import OPTIONS, refused, run_ablation, show, summarize, write_results
 
     chosen = options.split(",") if options else list(OPTIONS)
     if unknown := sorted(set(chosen) - set(OPTIONS)):
         raise ConfigError(f"--options: {', '.join(unknown)} is not known. Choose from {', '.join(OPTIONS)}.")
-    rows = run_ablation(load_config(config), chosen, range(seeds), epochs, work, console)
+    base = load_config(config)
+    if not options:
+        for name, reason in refused(base, chosen).items():
+            console.print(f"Left out: {reason}", soft_wrap=True)
+            chosen.remove(name)
+    rows = run_ablation(base, chosen, range(seeds), epochs, work, console)
     show(summarize(rows), console)
     if out is not None:
         write_results(rows, out)

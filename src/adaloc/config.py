@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from adaloc.config_options import RandomizationConfig, TrainingTermsConfig, why_no_quarter_turns
 from adaloc.config_simulation import (
     BackgroundConfig,
     CameraConfig,
@@ -44,11 +45,13 @@ __all__ = (
     "PSFConfig",
     "PixelSize",
     "PupilPSFConfig",
+    "RandomizationConfig",
     "SchedulerType",
     "SimpleCombinedConfig",
     "SimulationConfig",
     "SplinePSFConfig",
     "TrainingConfig",
+    "TrainingTermsConfig",
     "UnifiedLossConfig",
 )
 
@@ -74,6 +77,10 @@ class DataConfig(Section):
         False, description="mirror training windows in x and y; right where the mirrored PSF is as likely as the PSF"
     )
     augment_time_reversal: bool = Field(True, description="reverse training windows in time; blinking has no arrow")
+    augment_quarter_turns: bool = Field(
+        False, description="turn training windows by 90, 180, 270 degrees; refused where the PSF is not symmetric"
+    )
+    randomization: RandomizationConfig = RandomizationConfig()
     validation_windows_per_sample: int = Field(2, ge=1, description="spread evenly over each movie")
     fresh_share: float = Field(
         0.0, ge=0, le=1, description="share of the training windows that are simulated while the network trains"
@@ -238,13 +245,18 @@ class TrainingConfig(Section):
     """The recipe."""
 
     epochs: int = Field(1000, ge=1)
-    optimizer: Literal["muon", "adamw", "adam", "radam", "nadam", "sgd"] = "muon"
+    optimizer: Literal["muon", "adamw", "adam", "radam", "nadam", "sgd", "schedule_free"] = Field(
+        "muon", description="schedule_free: AdamW that averages its weights instead of lowering the rate"
+    )
     lr_first: float = Field(5e-4, gt=0, lt=10, description="learning rate of the first network stage")
     lr_second: float = Field(5e-4, gt=0, lt=10, description="learning rate of the second network stage")
     weight_decay: float = Field(1e-5, ge=0)
     decay_biases_and_norms: bool = Field(True, description="false: weight decay acts on kernels alone")
     accumulation_steps: int = Field(
         1, ge=1, description="parts in which a batch goes through the network, for less memory; the step is the same"
+    )
+    ema_decay: float = Field(
+        0.0, ge=0, lt=1, description="of a moving average of the weights, which is what is validated and kept; 0: none"
     )
     clip_norm: float = Field(1.0, gt=0)
     raise_clip_norm: bool = Field(
@@ -260,7 +272,26 @@ class TrainingConfig(Section):
     loss_weights: LossWeights = LossWeights()
     unified_loss_config: UnifiedLossConfig = UnifiedLossConfig()
     simple_combined_config: SimpleCombinedConfig = SimpleCombinedConfig()
+    training_terms: TrainingTermsConfig = TrainingTermsConfig()
     adaptive_lr_config: AdaptiveLRConfig = AdaptiveLRConfig()
+
+    @model_validator(mode="after")
+    def _options_go_together(self) -> TrainingConfig:
+        schedule = self.adaptive_lr_config.scheduler_type
+        if self.optimizer == "schedule_free" and schedule != "constant":
+            raise ValueError(
+                f"optimizer schedule_free averages its weights in place of a schedule, and {schedule} would go into "
+                'that average with every rate it tries; set adaptive_lr_config.scheduler_type to "constant", with its '
+                "warmup, and lr_first to a rate that you know"
+            )
+        if self.optimizer == "schedule_free" and self.ema_decay > 0:
+            raise ValueError("optimizer schedule_free averages its weights itself; set ema_decay to 0")
+        if self.loss_type == "gaussian_mixture" and self.training_terms.changes_cross_entropy:
+            raise ValueError(
+                "training_terms: focal_gamma and label_smoothing change the cross entropy of the probability, which "
+                "the loss gaussian_mixture does not have"
+            )
+        return self
 
     @property
     def predicts_sigma(self) -> bool:
@@ -325,4 +356,16 @@ class Config(Section):
     def _attention_has_frames(self) -> Config:
         if self.network.attention == "frames" and self.data.consecutive_frames == 1:
             raise ValueError('network.attention "frames" weighs the frames of a window; data.consecutive_frames is 1')
+        return self
+
+    @model_validator(mode="after")
+    def _augmentation_is_physical(self) -> Config:
+        if self.data.augment_quarter_turns and (reason := why_no_quarter_turns(self.simulation)):
+            raise ValueError(f"data.augment_quarter_turns is wrong here: {reason}; set it to false")
+        aberration = self.data.randomization.aberration_nm_rms
+        if aberration > 0 and (self.data.fresh_share == 0 or self.simulation.psf.type != "pupil"):
+            raise ValueError(
+                "data.randomization.aberration_nm_rms needs data.fresh_share above 0 and the pupil PSF: the PSF is "
+                "part of recorded images, and nothing can change it there"
+            )
         return self

@@ -19,6 +19,7 @@ class Stream(IntEnum):
     CAMERA = 5
     BACKGROUND = 6
     FRESH = 7
+    RANDOMIZATION = 8
 
 
 def numpy_stream(seed: int, stream: Stream, step: int = 0, index: int = 0) -> np.random.Generator:

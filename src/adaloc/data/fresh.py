@@ -17,7 +17,8 @@ import torch
 
 from adaloc.config import CameraConfig, Config
 from adaloc.data.generate import FIELD_MAP_FILE, field_map_of, psf_of_data, read_description
-from adaloc.data.windows import Cut, Sample, TrainingWindows, make_sample
+from adaloc.data.randomization import random_microscope
+from adaloc.data.windows import Cut, Sample, TrainingWindows, draw_quarter_turns, make_sample
 from adaloc.emitters import IntArray
 from adaloc.errors import DataError
 from adaloc.random_streams import Stream, numpy_stream
@@ -85,12 +86,7 @@ class FreshWindows:
         rng = numpy_stream(self._seed, Stream.FRESH, step=block)
         seed = int(rng.integers(2**32))  # so that movies differ from those of the sample folders
         with torch.inference_mode():
-            movies = [
-                simulate_sample(
-                    self._simulation, self._psf, self._field_map, seed=seed, index=index, device=self._device
-                )
-                for index in range(_MOVIES)
-            ]
+            movies = [self._simulate(seed, index) for index in range(_MOVIES)]
         samples = [sample_of(movie, f"fresh {block}.{i}", self._simulation.camera) for i, movie in enumerate(movies)]
         while len(self._blocks) >= _BLOCKS_KEPT:
             # Of what is kept, the block that is farthest from the new one will not be asked for soon.
@@ -98,18 +94,29 @@ class FreshWindows:
         self._blocks[block] = self._order(samples, rng)
         self.seconds += time.perf_counter() - begin
 
+    def _simulate(self, seed: int, index: int) -> SimulatedSample:
+        simulation, field_map = self._simulation, self._field_map
+        if self._data.randomization.is_on:
+            rng = numpy_stream(seed, Stream.RANDOMIZATION, index=index)
+            simulation, field_map = random_microscope(simulation, field_map, self._data.randomization, rng)
+        return simulate_sample(simulation, self._psf, field_map, seed=seed, index=index, device=self._device)
+
     def _order(self, samples: Sequence[Sample], rng: np.random.Generator) -> list[Cut]:
         num = len(samples) * self._starts
         order: IntArray = np.concatenate([rng.permutation(num) for _ in range(self._data.fresh_reuse)])
         place = rng.random((len(order), 2))
         turned = rng.random((len(order), 3)) < 0.5
         turned &= np.array([self._data.augment_mirror, self._data.augment_mirror, self._data.augment_time_reversal])
+        turns = draw_quarter_turns(self._data, len(order), rng)
         free = self._simulation.image_size_px - self._data.image_size + 1
         corner = (place * free).astype(int)
         return [
-            Cut(samples[i // self._starts], int(i % self._starts), int(top), int(left), *map(bool, turn))
-            for i, (top, left), turn in zip(order, corner, turned, strict=True)
-        ]
+            Cut(
+                samples[i // self._starts], int(i % self._starts), int(top), int(left), bool(across), bool(down),
+                bool(reverse), int(quarter),
+            )
+            for i, (top, left), (across, down, reverse), quarter in zip(order, corner, turned, turns, strict=True)
+        ]  # fmt: skip
 
 
 class MixedWindows(TrainingWindows):
@@ -128,10 +135,18 @@ class MixedWindows(TrainingWindows):
     def cuts(self, step: int) -> list[Cut]:
         """The windows of a step; the fresh ones come last."""
         cuts = super().cuts(step)
+        first, last = self._fresh_of(step, len(cuts))
+        return cuts[: len(cuts) - (last - first)] + self.fresh.cuts(first, last)
+
+    def num_recorded(self, step: int, num: int) -> int:
+        """How many of the `num` windows of a step are from the sample folders."""
+        first, last = self._fresh_of(step, num)
+        return num - (last - first)
+
+    def _fresh_of(self, step: int, num: int) -> tuple[int, int]:
         epoch, part = divmod(step, self.steps_per_epoch)
         before = epoch * len(self) + part * self._batch_size
-        first, last = fresh_positions(self._share, before, before + len(cuts))
-        return cuts[: len(cuts) - (last - first)] + self.fresh.cuts(first, last)
+        return fresh_positions(self._share, before, before + num)
 
 
 def fresh_positions(share: float, first: int, last: int) -> tuple[int, int]:

@@ -16,6 +16,8 @@ import numpy.typing as npt
 import torch
 
 from adaloc.config import CameraConfig, Config, DataConfig
+from adaloc.data.batch import Batch as Batch
+from adaloc.data.randomization import randomized
 from adaloc.data.sample_folder import (
     find_movie,
     list_samples,
@@ -70,6 +72,7 @@ class Cut:
         first_frame, top, left: of the run, in frames and px.
         mirror_x, mirror_y: left becomes right, top becomes bottom.
         reverse_time: the last frame comes first.
+        quarter_turns: after that, by so many times 90 degrees, which take the x axis to the y axis.
     """
 
     sample: Sample
@@ -79,25 +82,7 @@ class Cut:
     mirror_x: bool = False
     mirror_y: bool = False
     reverse_time: bool = False
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What a training step needs, on the CPU until `to`.
-
-    Attributes:
-        adu_BTHW: frames.
-        emitters: of the targets; `window` counts targets, run by run.
-        background_N: photons per px of each target frame; (N, H, W) where a sample's background is structured.
-    """
-
-    adu_BTHW: torch.Tensor
-    emitters: EmitterRows
-    background_N: torch.Tensor
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on another device."""
-        return Batch(self.adu_BTHW.to(device), self.emitters.to(device), self.background_N.to(device))
+    quarter_turns: int = 0
 
 
 def load_samples(folders: Sequence[Path], camera: CameraConfig) -> list[Sample]:
@@ -233,7 +218,7 @@ class TrainingWindows:
 
     def __init__(self, samples: Sequence[Sample], config: Config) -> None:
         self._samples = samples
-        self._data = config.data
+        self._data, self._camera = config.data, config.simulation.camera
         self._seed = config.seed
         self.steps_per_epoch = -(-len(samples) // config.data.batch_size)
         size, length = config.data.image_size, config.data.consecutive_frames
@@ -246,8 +231,17 @@ class TrainingWindows:
 
     def __getitem__(self, step: int) -> Batch:
         """The batch of a step."""
-        length = self._data.consecutive_frames
-        return make_batch(self.cuts(step), length, self._data.image_size, length)
+        length, ranges = self._data.consecutive_frames, self._data.randomization
+        cuts = self.cuts(step)
+        batch = make_batch(cuts, length, self._data.image_size, length)
+        if not ranges.changes_recorded:
+            return batch
+        rng = numpy_stream(self._seed, Stream.RANDOMIZATION, step=step)
+        return randomized(batch, self.num_recorded(step, len(cuts)), ranges, self._camera, rng)
+
+    def num_recorded(self, step: int, num: int) -> int:
+        """How many of the `num` windows of a step are from the sample folders; they come first."""
+        return num
 
     def cuts(self, step: int) -> list[Cut]:
         """The windows of a step."""
@@ -260,12 +254,20 @@ class TrainingWindows:
         # Drawn last, so that switching one on does not move the windows.
         turned = rng.random((len(self._samples), 3)) < 0.5
         turned &= np.array([self._data.augment_mirror, self._data.augment_mirror, self._data.augment_time_reversal])
+        turns = draw_quarter_turns(self._data, len(self._samples), rng)
         cuts = []
         for index in chosen:
             extents = np.array(self._samples[index].frames_THW.shape) - (length, size, size)
             start, top, left = (place[index] * (extents + 1)).astype(int)
-            cuts.append(Cut(self._samples[index], int(start), int(top), int(left), *map(bool, turned[index])))
+            mirror_x, mirror_y, reverse = (bool(turn) for turn in turned[index])
+            where = int(start), int(top), int(left)
+            cuts.append(Cut(self._samples[index], *where, mirror_x, mirror_y, reverse, int(turns[index])))
         return cuts
+
+
+def draw_quarter_turns(data: DataConfig, num: int, rng: np.random.Generator) -> IntArray:
+    """(num,) how often each window is turned by 90 degrees: 0 to 3, or 0 where the config asks for no turns."""
+    return rng.integers(0, 4, num) if data.augment_quarter_turns else np.zeros(num, dtype=np.int64)
 
 
 def validation_batches(samples: Sequence[Sample], data: DataConfig) -> list[Batch]:
@@ -300,8 +302,9 @@ def make_batch(cuts: Sequence[Cut], num_frames: int, size_px: int, consecutive_f
     for index, cut in enumerate(cuts):
         sample, start = cut.sample, cut.first_frame
         rows, columns = slice(cut.top, cut.top + size_px), slice(cut.left, cut.left + size_px)
+        turns = cut.quarter_turns
         t, v, u = (slice(None, None, -1 if turn else 1) for turn in (cut.reverse_time, cut.mirror_y, cut.mirror_x))
-        adu = sample.frames_THW[start : start + num_frames, rows, columns][t, v, u]
+        adu = np.rot90(sample.frames_THW[start : start + num_frames, rows, columns][t, v, u], turns, axes=(2, 1))
         frames.append(torch.from_numpy(adu.astype(np.float32)))
         first, last = start + margin, start + margin + num_targets
         of_targets = slice(int(sample.first_row_T[first]), int(sample.first_row_T[last]))
@@ -309,13 +312,18 @@ def make_batch(cuts: Sequence[Cut], num_frames: int, size_px: int, consecutive_f
         target = emitters.frame[of_targets] - first
         window.append(index * num_targets + (num_targets - 1 - target if cut.reverse_time else target))
         across, down = emitters.x[of_targets] - cut.left, emitters.y[of_targets] - cut.top
-        x.append(size_px - 1 - across if cut.mirror_x else across)
-        y.append(size_px - 1 - down if cut.mirror_y else down)
+        across = size_px - 1 - across if cut.mirror_x else across
+        down = size_px - 1 - down if cut.mirror_y else down
+        for _ in range(turns):
+            across, down = size_px - 1 - down, across
+        x.append(across)
+        y.append(down)
         z.append(emitters.z[of_targets])
         photons.append(emitters.photons[of_targets])
         background.append(sample.background_T[first:last][t])
         if is_structured:
-            background[-1] = _structured(sample, slice(first, last), rows, columns)[t, v, u]
+            pattern = _structured(sample, slice(first, last), rows, columns)[t, v, u]
+            background[-1] = np.rot90(pattern, turns, axes=(2, 1))
 
     def tensor(parts: list[Any]) -> torch.Tensor:
         return torch.from_numpy(np.concatenate(parts).astype(np.float32))

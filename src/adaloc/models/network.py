@@ -77,7 +77,9 @@ class LocalizationNetwork(nn.Module):
             frames = F.pixel_unshuffle(frames, self._scale)
         frames = frames.contiguous(memory_format=torch.channels_last)
         # With a shared first stage a frame is encoded once, however many windows it is part of.
-        encoded = [self._in_pieces(stage, frames).unflatten(0, (batch, num_frames)) for stage in self.first_stage]
+        encoded = [
+            torch.unflatten(self._in_pieces(stage, frames), 0, (batch, num_frames)) for stage in self.first_stage
+        ]
         joined = torch.cat(
             [encoded[i % len(encoded)][:, i : i + num_targets] for i in range(self.consecutive_frames)], dim=2
         ).flatten(0, 1)
@@ -89,7 +91,7 @@ class LocalizationNetwork(nn.Module):
         at_once = _CACHED_PX * torch.get_num_threads() // (images.shape[-2] * images.shape[-1]) or 1
         if self.training or images.device.type != "cpu" or len(images) <= at_once:
             return stage(images)  # type: ignore[no-any-return]
-        return torch.cat([stage(part) for part in images.split(at_once)])
+        return torch.cat([stage(part) for part in torch.split(images, at_once)])
 
     @property
     def margin_px(self) -> int:

@@ -119,8 +119,10 @@ class MicroBatches:
         num = len(batch.adu_BTHW)
         size = math.ceil(num / self.parts)
         if size >= num and run.ranks.size == 1:
-            sums = run.loss.sums(predict(run, batch), batch_targets(run, batch))
-            run.loss.objective(sums).backward()  # type: ignore[no-untyped-call]
+            targets = batch_targets(run, batch)
+            outputs = predict(run, batch)
+            sums = run.loss.sums(outputs, targets)
+            _backward(run, run.loss.objective(sums), outputs, targets, sums.count_K)
             return sums.detach()
         targets = batch_targets(run, batch)
         per_window = len(targets) // num
@@ -131,12 +133,24 @@ class MicroBatches:
                 # Every process has its share of every part, so that the parts are those of a single process.
                 low, high = run.ranks.share(first, min(first + size, num))
                 rows = targets[low * per_window : high * per_window]
-                sums = run.loss.sums(predict(run, windows_of(batch, low, high)), rows)
+                outputs = predict(run, windows_of(batch, low, high))
+                sums = run.loss.sums(outputs, rows)
                 objective = run.loss.objective(LossSums(sums.total_K, count_K, sums.nats))
-                objective.backward()  # type: ignore[no-untyped-call]
+                _backward(run, objective, outputs, rows, count_K)
                 total_K += sums.total_K.detach()
                 nats += sums.nats.detach()
         return LossSums(total_K, count_K, nats)
+
+
+def _backward(
+    run: Run, objective: torch.Tensor, outputs: torch.Tensor, targets: torch.Tensor, count_K: torch.Tensor
+) -> None:
+    """The gradient of what is minimised: the objective, and the terms that belong to training alone."""
+    if run.terms.is_on:
+        objective = objective + run.terms(outputs, targets, count_K)
+    if run.adversary is not None:
+        objective = objective + run.adversary.deceive(outputs, targets, count_K)
+    objective.backward()  # type: ignore[no-untyped-call]
 
 
 def describe_cure(epoch: int, cure: dict[str, Any]) -> str:

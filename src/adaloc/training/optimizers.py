@@ -1,4 +1,4 @@
-"""Optimizers: torch's, and Muon for the convolution kernels with AdamW for the rest."""
+"""Optimizers: torch's, schedule-free AdamW, and Muon for the convolution kernels with AdamW for the rest."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from adaloc.config import TrainingConfig
+from adaloc.training.averaging import MovingAverage, ScheduleFree
 
 _BETAS = (0.9, 0.999)
 _EPS = 1e-8
@@ -128,7 +129,12 @@ class Together:
 
 
 def make_optimizer(config: TrainingConfig, first_stage: nn.Module, second_stage: nn.Sequential) -> Optimizer:
-    """The optimizer that a config asks for, with a group of parameters for each stage."""
+    """The optimizer that a config asks for, with a group of parameters for each stage, and its average if any."""
+    optimizer = _without_average(config, first_stage, second_stage)
+    return MovingAverage(optimizer, config.ema_decay) if config.ema_decay > 0 else optimizer
+
+
+def _without_average(config: TrainingConfig, first_stage: nn.Module, second_stage: nn.Sequential) -> Optimizer:
     ratio = config.lr_second / config.lr_first
     stages = [(list(first_stage.parameters()), 1.0), (list(second_stage.parameters()), ratio)]
     rate, decay = config.lr_first, config.weight_decay
@@ -148,9 +154,11 @@ def make_optimizer(config: TrainingConfig, first_stage: nn.Module, second_stage:
     return Together(Muon(kernels, lr=rate, weight_decay=decay), adamw)
 
 
-def _usual(config: TrainingConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """One of torch's optimizers. RAdam and NAdam take their decay beside the gradient, as AdamW does."""
+def _usual(config: TrainingConfig, groups: list[dict[str, Any]]) -> Optimizer:
+    """One optimizer for all parameters. RAdam and NAdam take their decay beside the gradient, as AdamW does."""
     rate, decay = config.lr_first, config.weight_decay
+    if config.optimizer == "schedule_free":
+        return ScheduleFree(groups, rate, _BETAS, _EPS, decay)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=rate, momentum=_SGD_MOMENTUM, nesterov=True, weight_decay=decay)
     if config.optimizer == "radam":

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,10 @@ from adaloc.errors import CheckpointError
 from adaloc.models.device import choose_device, device_of, keep_freed_memory, use_bfloat16
 from adaloc.models.losses import ChannelLoss, LossSums, make_loss
 from adaloc.models.model_file import Model, make_model
+from adaloc.models.training_terms import TrainingTerms, make_terms
 from adaloc.random_streams import Stream, torch_stream
+from adaloc.training.adversary import Adversary, accompanied, make_adversary, without_adversary
+from adaloc.training.averaging import STATISTICS_BATCHES, averaged_weights
 from adaloc.training.fine_tuning import scaling_for, start_from
 from adaloc.training.floor import Floor, physical_floor
 from adaloc.training.learning_rate import LearningRate
@@ -66,6 +69,10 @@ class Run:
     bfloat16: bool
     model: Model
     loss: ChannelLoss
+    terms: TrainingTerms
+    """What is minimised in training beside the loss."""
+    adversary: Adversary | None
+    """The discriminator of the adversarial term; its state is part of the optimizer's."""
     optimizer: Optimizer
     learning_rate: LearningRate
     rewind: Rewind
@@ -182,7 +189,11 @@ def setup(
     if init is not None:
         start_from(init, model)
     model.network.to(device)
-    optimizer = make_optimizer(config.training, model.network.first_stage, model.network.second_stage)
+    loss = make_loss(config.training, scaling)
+    adversary = make_adversary(config, scaling, device)
+    optimizer = accompanied(
+        make_optimizer(config.training, model.network.first_stage, model.network.second_stage), adversary
+    )
     windows = make_windows(training, config, device)
     run = Run(
         config=config,
@@ -190,7 +201,9 @@ def setup(
         device=device,
         bfloat16=use_bfloat16(config.precision, device),
         model=model,
-        loss=make_loss(config.training, scaling),
+        loss=loss,
+        terms=make_terms(config.training.training_terms, loss),
+        adversary=adversary,
         optimizer=optimizer,
         learning_rate=LearningRate(
             config.training.adaptive_lr_config,
@@ -230,6 +243,21 @@ def batch_targets(run: Run, batch: Batch) -> torch.Tensor:
 
 def _autocast(run: Run) -> AbstractContextManager[Any]:
     return torch.autocast(run.device.type, dtype=torch.bfloat16) if run.bfloat16 else nullcontext()
+
+
+@contextmanager
+def judged_weights(run: Run) -> Iterator[None]:
+    """While it lasts the network has the weights that are validated and kept, which may be averages (averaging.py).
+
+    Every process of several looks at the same training batches, the latest, by itself.
+    """
+
+    def see() -> None:
+        for place in range(max(run.place - STATISTICS_BATCHES, 0), max(run.place, 1)):
+            predict(run, run.windows[place].to(run.device))
+
+    with averaged_weights(run.model.network, without_adversary(run.optimizer), see):
+        yield
 
 
 def loss_over_samples(run: Run, model: Model, samples: Sequence[Sample]) -> float:

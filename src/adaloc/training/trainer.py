@@ -35,7 +35,7 @@ from adaloc.training.recording import (
     write_score,
     write_start,
 )
-from adaloc.training.run import Progress, Run, batch_errors, best_model
+from adaloc.training.run import Progress, Run, batch_errors, best_model, judged_weights
 from adaloc.training.signals import Observer, StepFacts
 from adaloc.training.step_size import StepSize
 
@@ -253,13 +253,14 @@ def _train_step(
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["lr_ratio"]
     network = run.model.network
-    statistics_before = [buffer.clone() for buffer in network.buffers()]
+    watched = network if run.adversary is None else nn.ModuleList([network, run.adversary.network])
+    statistics_before = [buffer.clone() for buffer in watched.buffers()]
     run.optimizer.zero_grad(set_to_none=True)
     try:
         sums, split = micro_batches.backward(run, batch)
-        sums = run.ranks.sum_step(network.parameters(), sums, asked=asked, place=run.place, rate=rate)
+        sums = run.ranks.sum_step(watched.parameters(), sums, asked=asked, place=run.place, rate=rate)
     except PeerError:
-        _put_back(network, statistics_before)  # the state is that before the step
+        _put_back(watched, statistics_before)  # the state is that before the step
         raise
     channels, loss = run.loss.channels(sums), run.loss.total(sums)
     norm = torch.nn.utils.clip_grad_norm_(network.parameters(), clip.norm)
@@ -267,7 +268,7 @@ def _train_step(
     if is_finite:
         run.optimizer.step()
     else:  # neither weights nor the statistics of normalization may take in what is not a number
-        _put_back(network, statistics_before)
+        _put_back(watched, statistics_before)
     run.progress.losses.append(float(loss))
     run.progress.channels.append(channels.tolist())
     run.progress.grad_norms.append(float(norm))
@@ -285,15 +286,16 @@ def _end_epoch(run: Run) -> tuple[dict[str, Any], Decision]:
     """Validates; the epoch's record, and what the learning rate's owner says to it."""
     epoch = run.epoch - 1
     begin = run.clock()
-    sums = validate(run)
-    val_loss, objective = float(run.loss.total(sums)), float(run.loss.objective(sums))
+    with judged_weights(run):
+        sums = validate(run)
+        val_loss, objective = float(run.loss.total(sums)), float(run.loss.objective(sums))
+        if objective < run.best_objective:
+            run.best_objective, run.best_val_loss, run.best_epoch = objective, val_loss, epoch
+            run.best_model = {
+                name: tensor.detach().cpu().clone() for name, tensor in run.model.network.state_dict().items()
+            }
     rate = run.learning_rate.rate
     decision = run.learning_rate.observe_epoch(objective, epoch)
-    if objective < run.best_objective:
-        run.best_objective, run.best_val_loss, run.best_epoch = objective, val_loss, epoch
-        run.best_model = {
-            name: tensor.detach().cpu().clone() for name, tensor in run.model.network.state_dict().items()
-        }
     run.wall_s += run.clock() - begin
     record = epoch_record(run, epoch, val_loss, run.loss.channels(sums).tolist(), rate)
     run.progress = Progress()
@@ -311,7 +313,9 @@ def _after_epoch(
         _record(run, hooks, epoch, decision, record["lr"])
     interval = run.config.output.metrics_interval_epochs
     if (epoch + 1) % interval == 0 and hooks.score is not None and not run.is_over:
-        write_score(run, board, hooks.score(run.model, False), epoch)
+        with judged_weights(run):
+            score = hooks.score(run.model, False)
+        write_score(run, board, score, epoch)
         run.model.network.train()
     hooks.on_epoch(record)
     diagnose_in_training(run, hooks.on_diagnosis, force=hooks.force)
