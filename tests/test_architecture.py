@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "adaloc"
 # Single files of the package's root that every part may use come first; those that compose everything come last.
 ORDER = (
-    "errors", "words", "files", "bounds", "hdf5_file", "yaml_file", "locks", "stopping", "config_simulation", "config",
+    "errors", "words", "files", "bounds", "hdf5_file", "yaml_file", "locks", "stopping", "config_simulation", "config_training", "config",
     "config_file", "emitters", "random_streams", "progress",
     "simulation", "data", "calibrate", "models", "localize", "evaluation", "training", "monitor",
     "checks", "movie_command", "integrity_check", "validation_pictures", "validation_score", "main_job",

@@ -184,3 +184,10 @@ def test_the_map_names_every_page() -> None:
         if page.name not in (*re.findall(r"\((\S+?\.md)\)", index), "index.md")
     ]
     assert not missing
+
+
+def test_every_key_of_the_config_says_what_it_means() -> None:
+    page = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+    keys = re.findall(r"^\| `(\w+)` \|.*\| ([^|]*)\|$", page, re.MULTILINE)
+    assert len(keys) > 120
+    assert not [key for key, meaning in keys if len(meaning.strip()) < 8]
