@@ -311,7 +311,10 @@ def test_the_manifest_is_valid() -> None:
 
 def test_napari_shows_the_layers(tmp_path: Path) -> None:
     """Without a window: the model of the viewer alone."""
-    components = pytest.importorskip("napari.components")
+    components, npe2 = pytest.importorskip("napari.components"), pytest.importorskip("npe2")
+    plugins = npe2.PluginManager.instance()
+    if "adaloc" not in plugins:  # as where the repository is not installed but on the path
+        plugins.register(npe2.PluginManifest.from_file(MANIFEST))
     config = small_data(tmp_path)
     folder = sorted(config.data.root.glob("sample_*"))[0]
     viewer = components.ViewerModel()
