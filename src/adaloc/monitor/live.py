@@ -227,9 +227,14 @@ def _adjustments(run: Run, say: Say) -> list[str]:
     ]
 
 
+def seems_running(run: Run, seconds_per_epoch: float, quiet_s: float) -> bool:
+    """Whether a run without an end writes its log as often as its epochs last; NaN when that is not known."""
+    usual = seconds_per_epoch if math.isfinite(seconds_per_epoch) else 0.0
+    return run.end is None and quiet_s < max(_QUIET_SECONDS, _QUIET_EPOCHS * usual)
+
+
 def _quiet_warning(run: Run, analysis: Analysis, quiet_s: float, say: Say) -> str:
-    usual = analysis.seconds_per_epoch if math.isfinite(analysis.seconds_per_epoch) else 0.0
-    if run.end is not None or quiet_s < max(_QUIET_SECONDS, _QUIET_EPOCHS * usual):
+    if run.end is not None or seems_running(run, analysis.seconds_per_epoch, quiet_s):
         return ""
     return say(
         "Nothing new for {time}: the training may have been stopped; go on with: python start_adaptive_training.py "
