@@ -14,8 +14,8 @@ ORDER = (
     "simulation", "data", "calibrate", "models", "localize", "evaluation", "training", "monitor",
     "checks", "movie_command", "integrity_check", "validation_pictures", "validation_score", "main_job",
     "napari_plugin", "demo", "diagnose", "bench", "cli_guard", "tuning", "cli_bench", "cli_calibrate", "cli_camera",
-    "cli_evaluate", "cli_files", "cli_locs", "cli_mask", "cli_monitor", "cli_demo", "cli_panels", "cli_psf", "cli_speed", "cli_tune",
-    "cli", "__main__",
+    "cli_evaluate", "cli_files", "cli_locs", "cli_mask", "cli_monitor", "cli_demo", "cli_panels", "cli_psf", "cli_speed",
+    "cli_tune", "cli", "__main__",
 )  # fmt: skip
 
 
