@@ -72,9 +72,9 @@ def curves(run: Run) -> dict[str, list[float | None]]:
     return {"val_loss": [digits(v) for v in run.epochs.val_loss], "lr": [digits(v) for v in run.epochs.lr]}
 
 
-def collect(names: list[str], seeds: int, work: Path, epochs: int) -> dict[str, Any]:
-    """The content of the results file."""
-    runs = {f"{name}_{seed}": load_run(work / f"{name}_{seed}") for name in names for seed in range(seeds)}
+def collect(names: list[str], work: Path, command: str, epochs: int, seeds: int) -> dict[str, Any]:
+    """The content of the results file, of the runs with these names."""
+    runs = {name: load_run(work / name) for name in names}
     table = json.loads(json_table(runs))
     summaries = {
         key: json.loads((work / key / "summary.json").read_text(encoding="utf-8")) for key in runs
@@ -84,11 +84,10 @@ def collect(names: list[str], seeds: int, work: Path, epochs: int) -> dict[str, 
          "curves": curves(runs[row["name"]])}
         for row in table["runs"]
     ]  # fmt: skip
-    first = runs[f"{names[0]}_0"]
+    first = runs[names[0]]
     return {
-        "command": f"python benchmarks/strategies.py DATA WORK --epochs {epochs} --seeds {seeds}",
-        "device": summaries[f"{names[0]}_0"]["device"],
-        "epochs": epochs, "no_information_loss": first.no_information_loss, "floor": first.floor,
+        "command": command, "device": summaries[names[0]]["device"],
+        "epochs": epochs, "planned_seeds": seeds, "no_information_loss": first.no_information_loss, "floor": first.floor,
         "minutes_a_run": statistics.median(row["wall_s"] for row in rows) / 60, "rows": rows,
     }  # fmt: skip
 
@@ -102,24 +101,33 @@ def main() -> None:
     parser.add_argument("--strategies", nargs="+", choices=[*STRATEGIES], default=SHOWN)
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--partial", action="store_true", help="train nothing; write the results of what is there")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     console = Console()
     every = [(name, seed) for seed in range(options.seeds) for name in options.strategies]
     wanted = [tuple(options.only.split(":"))] if options.only else every
+    wanted = [] if options.partial else wanted
     for name, seed in wanted:
         config = config_of(name, int(seed), options.data, options.work, options.epochs)
         if is_done(config.output.save_dir):
             continue
         if train(config, resume="auto", skip_checks=True, console=console) != 0:
             raise SystemExit(130)
-    missing = [f"{name}:{seed}" for name, seed in every if not is_done(options.work / f"{name}_{seed}")]
-    if missing:
+    done = [
+        f"{name}_{seed}"
+        for name in options.strategies
+        for seed in range(options.seeds)
+        if is_done(options.work / f"{name}_{seed}")
+    ]
+    if len(done) < len(every) and not options.partial:
+        missing = [f"{name}:{seed}" for name, seed in every if f"{name}_{seed}" not in done]
         console.print(f"Still to be trained: {', '.join(missing)}")
         return
-    results = collect(options.strategies, options.seeds, options.work, options.epochs)
+    command = f"python benchmarks/strategies.py DATA WORK --epochs {options.epochs} --seeds {options.seeds}"
+    results = collect(done, options.work, command, options.epochs, options.seeds)
     options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    console.print(f"written: {options.out}", soft_wrap=True)
+    console.print(f"written: {options.out}, {len(done)} of {len(every)} runs", soft_wrap=True)
 
 
 if __name__ == "__main__":

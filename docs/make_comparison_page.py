@@ -20,7 +20,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "strategies.json"
 PAGE = ROOT / "docs" / "comparison.md"
 PICTURE = ROOT / "docs" / "images" / "comparison.svg"
 _WHAT = {
-    "fixed": ("the recipe of `train_config_fixed.json`: Adam at 1e-4, halved after 10 epochs without improvement", "#7a7a7a"),
+    "fixed": ("that of `train_config_fixed.json`: Adam at 1e-4, halved after 10 epochs without improvement", "#7a7a7a"),
     "literal": ("the strategy as it was published: AdamW at 5e-4 after a warmup, boosts and decays", "#d1730f"),
     "default": ("`train_config_adaptive.json`: Muon with AdamW, the rate found and adapted, an anneal", "#2a6f97"),
     "default_adamw": ("the same with AdamW alone", "#3a7d44"),
@@ -41,6 +41,7 @@ def page(results: dict[str, Any]) -> str:
         "",
         f"    {results['command']}",
         "",
+        *_missing(groups, results["planned_seeds"]),
         f"**The budget is small**: {results['epochs']} epochs, a fifth of the default config's, {seeds}, "
         f"{results['minutes_a_run']:.0f} minutes a run in the median on {results['device']}, on a machine that others "
         "used as well. Data (the reference data), network, loss, augmentation and number of steps are the same for "
@@ -51,6 +52,8 @@ def page(results: dict[str, Any]) -> str:
         "So what is compared is whole recipes, not rules at one optimizer; for those see `adaloc bench lr` in the "
         "README. The losses can be compared: knowing nothing scores 5.5 in all of them, and physics allows "
         f"{results['floor']:.2f}.",
+        "",
+        _what_it_shows(groups, levels),
         "",
         "![Validation loss and learning rate of every run](images/comparison.svg)",
         "",
@@ -69,8 +72,8 @@ def page(results: dict[str, Any]) -> str:
     lines += [
         "",
         "Epochs to a level are those after which the validation loss was first below it. Sudden rises are epochs in "
-        "which the loss rose by more than 3 sigma of its usual change. Interventions are changes of the rate against the plan: "
-        "searches begun again, boosts, reverts, decays, reductions, returns to a copy.",
+        "which the loss rose by more than 3 sigma of its usual change. Interventions are changes of the rate against "
+        "the plan: searches begun again, boosts, reverts, decays, reductions, returns to a copy.",
         "",
         "Each run, as `adaloc compare` gives it:",
         "",
@@ -80,6 +83,35 @@ def page(results: dict[str, Any]) -> str:
     ]  # fmt: skip
     lines += ["| " + " | ".join(_cells(row, levels)) + " |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def _missing(groups: dict[str, list[dict[str, Any]]], planned: int) -> list[str]:
+    """A paragraph that says what is not there yet; none when all is."""
+    done, every = sum(map(len, groups.values())), planned * len(groups)
+    if done == every:
+        return []
+    return [f"**Not complete**: {done} of {every} runs are there; a single run says nothing of the spread.", ""]
+
+
+def _what_it_shows(groups: dict[str, list[dict[str, Any]]], levels: Sequence[str]) -> str:
+    """Who is best at what, by the medians."""
+
+    def median(name: str, key: str, level: str | None = None) -> float:
+        values = [row[key] if level is None else row[key][level] for row in groups[name]]
+        return statistics.median(np.inf if value is None else value for value in values)
+
+    order = sorted(groups, key=lambda name: median(name, "final_loss"))
+    soonest = []
+    for level in levels:
+        after = {name: median(name, "epochs_to", level) for name in groups}
+        if min(after.values()) < np.inf:
+            soonest.append(f"{level} by {min(after, key=after.__getitem__)}")
+    calm = min(groups, key=lambda name: median(name, "unstable_percent"))
+    return (
+        f"By the final loss, from best to worst: {', '.join(order)}. Reached first: {', '.join(soonest)}. Fewest "
+        f"sudden rises: {calm}. The search of the default passes through rates that are too high, which the validation "
+        "loss shows as a peak; then the weights go back to the copy from the rate that was found."
+    )
 
 
 def picture(results: dict[str, Any]) -> Figure:
@@ -105,7 +137,7 @@ def picture(results: dict[str, Any]) -> Figure:
     top.set_yticks([0.6, 1, 2, 3.5, 5.5], ["0.6", "1", "2", "3.5", "5.5"])
     top.minorticks_off()
     top.set_ylabel("validation loss")
-    top.legend(frameon=False, fontsize=9, ncols=2, loc="lower left")
+    top.legend(frameon=False, fontsize=9, ncols=4, loc="lower left", bbox_to_anchor=(0, 0.1))
     bottom.set_ylabel("learning rate")
     bottom.set_xlabel("epoch")
     bottom.set_xlim(0, results["epochs"])

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from adaloc.config import CHANNELS, AdaptiveLRConfig, Config
+from adaloc.config import CHANNELS, AdaptiveLRConfig, Config, PupilPSFConfig
 from adaloc.config_file import load_config
 from adaloc.simulation.crlb import (
     Window,
@@ -27,6 +27,8 @@ from adaloc.simulation.crlb import (
     single_emitter_information,
 )
 from adaloc.simulation.psf import make_psf
+from adaloc.simulation.pupil import clear_magnitudes
+from adaloc.simulation.zernike import NUM_MODES
 from adaloc.training.adapter import AdaptivePlateauLR
 from adaloc.training.trend import Trend, TrendTest
 
@@ -139,18 +141,17 @@ def controller() -> Figure:
 
 def stall_test() -> Figure:
     """Three series of losses, and what each look of the stall test says of them."""
-    random = np.random.default_rng(7)
-    steps = np.arange(3000)
-    noise = 0.25 * random.standard_normal((3, len(steps)))
+    steps = np.arange(5000)
+    noise = [0.25 * np.random.default_rng(seed).standard_normal(len(steps)) for seed in (1, 0, 2)]
     series = {
-        "falls, slowly": 3 - 0.8 * steps / len(steps) + noise[0],
+        "falls, slowly": 3 - 0.8 * steps / 3000 + noise[0],
         "has stalled": np.where(steps < 150, 4 - steps / 150, 3.0) + noise[1],
-        "diverges": 3 + 0.9 * steps / len(steps) + noise[2],
+        "diverges": 3 + 0.9 * steps / 3000 + noise[2],
     }
     figure, axes = _figure((2, 3), 8.6, 4.4)
     for column, (name, losses) in enumerate(series.items()):
         top, bottom = axes[0][column], axes[1][column]
-        top.plot(steps, losses, ",", color=_BLUE, alpha=0.6)
+        top.plot(steps, losses, ",", color=_BLUE, alpha=0.6, rasterized=True)
         top.set_title(name, fontsize=10)
         for step, look in _looks(losses):
             color = _VERDICT_COLORS[look.verdict]
@@ -160,8 +161,8 @@ def stall_test() -> Figure:
             bottom.fill_between([step / 1.17, step * 1.17], -look.delta, look.delta, color=_GREY, alpha=0.2, lw=0)
         bottom.axhline(0, color="black", lw=0.6)
         bottom.set_xscale("log")
-        bottom.set_xlim(25, 3300)
-        bottom.set_ylim(-1.1, 1.1)
+        bottom.set_xlim(25, 5500)
+        bottom.set_ylim(-1.3, 1.3)
         bottom.set_xlabel("steps since the last change")
     axes[0][0].set_ylabel("loss")
     axes[1][0].set_ylabel("fall of the loss\nin the window")
@@ -185,7 +186,7 @@ def write(name: str) -> Path:
     """Draws a figure into the folder of images; the file depends on nothing but the figure."""
     mpl.rcParams.update({"svg.hashsalt": name, "axes.spines.top": False, "axes.spines.right": False, "font.size": 9})
     path = FOLDER / f"{name}.svg"
-    FIGURES[name]().savefig(path, metadata={"Date": None}, facecolor="white")
+    FIGURES[name]().savefig(path, metadata={"Date": None}, facecolor="white", dpi=200)
     return path
 
 
@@ -209,19 +210,32 @@ def _sigma_of_one(config: Config, photons: np.ndarray[Any, Any], z: np.ndarray[A
     simulation, zero = config.simulation, np.zeros_like(photons)
     background = np.full_like(photons, simulation.background.mean_photons)
     psf = make_psf(simulation.psf, simulation.optics)
-    information = single_emitter_information(psf, simulation.camera, zero, zero, z, photons, background)
+    phase, magnitude = _astigmatism(config, len(photons))
+    information = single_emitter_information(
+        psf, simulation.camera, zero, zero, z, photons, background, phase, magnitude
+    )
     size = simulation.optics.pixel_size_nm
     sigma = np.sqrt(np.diagonal(covariance(information), axis1=1, axis2=2)[:, :3])
     return np.asarray(sigma * np.array([size.x, size.y, 1.0]))
 
 
+def _astigmatism(config: Config, count: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Zernike phases and magnitudes of emitters with the config's astigmatism and no other aberration."""
+    psf = config.simulation.psf
+    assert isinstance(psf, PupilPSFConfig)
+    phase = np.zeros((count, NUM_MODES))
+    phase[:, 5] = 2 * np.pi * psf.astigmatism_nm_rms / config.simulation.optics.wavelength_nm  # Noll 6
+    return phase, clear_magnitudes(count)
+
+
 def _pair(config: Config, distance_px: float) -> Window:
     """Two emitters of 7,000 photons in focus, at a distance along x around the middle of a field."""
     middle = (_FIELD_PX - 1) / 2
+    phase, magnitude = _astigmatism(config, 2)
     return Window(
         x_M=middle + distance_px * np.array([-0.5, 0.5]), y_M=np.full(2, middle), z_M=np.array([0.0, 0.0]),
         photons_MT=np.full((2, 1), 7000.0), background_T=np.array([config.simulation.background.mean_photons]),
-        size_px=(_FIELD_PX, _FIELD_PX),
+        size_px=(_FIELD_PX, _FIELD_PX), phase_MK=phase, magnitude_MK=magnitude,
     )  # fmt: skip
 
 

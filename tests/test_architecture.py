@@ -9,13 +9,14 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "adaloc"
 # Single files of the package's root that every part may use come first; those that compose everything come last.
 ORDER = (
-    "errors", "words", "files", "bounds", "hdf5_file", "yaml_file", "locks", "stopping", "config_simulation", "config_training", "config",
+    "errors", "words", "files", "bounds", "hdf5_file", "yaml_file", "locks", "stopping", "config_simulation",
+    "config_training", "config",
     "config_file", "emitters", "random_streams", "progress",
     "simulation", "data", "calibrate", "models", "localize", "evaluation", "training", "monitor",
     "checks", "movie_command", "integrity_check", "validation_pictures", "validation_score", "main_job",
     "napari_plugin", "demo", "diagnose", "bench", "cli_guard", "tuning", "cli_bench", "cli_calibrate", "cli_camera",
-    "cli_evaluate", "cli_files", "cli_locs", "cli_mask", "cli_monitor", "cli_demo", "cli_panels", "cli_psf", "cli_speed",
-    "cli_tune", "cli", "__main__",
+    "cli_evaluate", "cli_files", "cli_locs", "cli_mask", "cli_monitor", "cli_demo", "cli_panels", "cli_psf",
+    "cli_speed", "cli_tune", "cli", "__main__",
 )  # fmt: skip
 
 

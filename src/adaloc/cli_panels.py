@@ -31,6 +31,7 @@ def arrange(app: typer.Typer) -> None:
         assert group.typer_instance is not None
         app.registered_commands += group.typer_instance.registered_commands
         app.registered_groups.remove(group)
-    for info in (*app.registered_commands, *app.registered_groups):
+    every: list[Any] = [*app.registered_commands, *app.registered_groups]
+    for info in every:
         info.rich_help_panel = panel_of.get(name_of(info), OTHERS)
     app.registered_commands.sort(key=lambda info: place.get(name_of(info), len(place)))

@@ -20,7 +20,7 @@ from adaloc.napari_plugin.predict import Progress, movie_of, predict
 from adaloc.napari_plugin.reader import read_table
 
 
-class LocalizeWidget(Container):  # type: ignore[misc,type-arg]
+class LocalizeWidget(Container):  # type: ignore[misc]
     """Chooses a model and an image layer, localizes it beside the window, and adds the localizations as points.
 
     Args:
@@ -94,7 +94,7 @@ class LocalizeWidget(Container):  # type: ignore[misc,type-arg]
 def make_open_widget() -> Any:
     """A form for files that do not say how large a camera pixel is: CSV over a movie, Insight3."""
 
-    @magicgui(
+    @magicgui(  # type: ignore[untyped-decorator]
         call_button="Open",
         path={"label": "localizations", "tooltip": "CSV, Picasso .hdf5, DECODE .h5, SMAP .mat, rapidSTORM, Insight3"},
         pixel_x_nm={"label": "camera pixel x (nm)", "min": 1.0, "max": 10000.0},
@@ -117,7 +117,7 @@ def make_open_widget() -> Any:
 def make_space_widget() -> Any:
     """A form that makes of a points layer (frame, y, x) one at the places in space, and shows it in 3D."""
 
-    @magicgui(call_button="Show in space", points={"label": "points"})
+    @magicgui(call_button="Show in space", points={"label": "points"})  # type: ignore[untyped-decorator]
     def show_in_space(viewer: napari.Viewer, points: Points) -> None:
         if points is None:
             show_error("Open localizations first, or localize a movie.")
