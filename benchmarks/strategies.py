@@ -87,7 +87,8 @@ def collect(names: list[str], work: Path, command: str, epochs: int, seeds: int)
     first = runs[names[0]]
     return {
         "command": command, "device": summaries[names[0]]["device"],
-        "epochs": epochs, "planned_seeds": seeds, "no_information_loss": first.no_information_loss, "floor": first.floor,
+        "epochs": epochs, "planned_seeds": seeds,
+        "no_information_loss": first.no_information_loss, "floor": first.floor,
         "minutes_a_run": statistics.median(row["wall_s"] for row in rows) / 60, "rows": rows,
     }  # fmt: skip
 
