@@ -11,7 +11,7 @@ from adaloc.config import Config
 PAGE = Path(__file__).parent / "config.md"
 _INTRO = """# Every key of the config
 
-Written by `python docs/make_config_page.py` from the models in `src/adaloc/config.py` and `config_simulation.py`;
+Written by `python docs/make_config_page.py` from the models in `src/adaloc/config.py` and the files beside it;
 `adaloc check --schema` prints the same as JSON schema. A config is JSON, `//` comments allowed. What is left out has
 its default; unknown keys are refused, with the nearest known one named. `adaloc check --config C` tells every mistake
 at once.

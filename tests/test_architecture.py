@@ -10,12 +10,13 @@ PACKAGE = ROOT / "src" / "adaloc"
 # Single files of the package's root that every part may use come first; those that compose everything come last.
 ORDER = (
     "errors", "words", "files", "figure_file", "bounds", "hdf5_file", "yaml_file", "locks", "stopping", "processes",
-    "config_simulation", "config_options", "config", "config_file", "emitters", "random_streams", "progress",
+    "config_simulation", "config_training", "config_options", "config",
+    "config_file", "emitters", "random_streams", "progress",
     "simulation", "data", "calibrate", "models", "localize", "evaluation", "training", "monitor",
     "checks", "movie_command", "integrity_check", "validation_pictures", "validation_score", "main_job",
-    "demo", "diagnose", "bench", "cli_guard", "tuning", "cli_bench", "cli_calibrate", "cli_camera",
-    "cli_evaluate", "cli_files", "cli_locs", "cli_mask", "cli_monitor", "cli_demo", "cli_psf", "cli_speed", "cli_tune",
-    "cli", "__main__",
+    "napari_plugin", "demo", "diagnose", "bench", "cli_guard", "tuning", "cli_bench", "cli_calibrate", "cli_camera",
+    "cli_evaluate", "cli_files", "cli_locs", "cli_mask", "cli_monitor", "cli_demo", "cli_panels", "cli_psf",
+    "cli_speed", "cli_tune", "cli", "__main__",
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ import pytest
 import typer
 
 from adaloc.cli import app
+from adaloc.cli_panels import PANELS
 from adaloc.config import Config
 from adaloc.training.causes import CAUSES
 
@@ -157,6 +159,17 @@ def test_the_page_of_the_config_is_that_of_the_code() -> None:
         assert f"`{key}`" in page or f"`training.{key}`" in page
 
 
+def test_the_page_of_the_strategies_is_that_of_the_results() -> None:
+    module = generator("make_comparison_page")
+    results = json.loads(module.RESULTS.read_text(encoding="utf-8"))
+    page = module.page(results)
+    assert page == module.PAGE.read_text(encoding="utf-8"), "run: python docs/make_comparison_page.py"
+    assert f"{results['epochs']} epochs" in page
+    assert ("Not complete" in page) == (len(results["rows"]) < 3 * len({row["group"] for row in results["rows"]}))
+    for row in results["rows"]:
+        assert f"| {row['name']} |" in page
+
+
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_guide_to_stalls_is_that_of_the_diagnosis(language: str) -> None:
     module = generator("make_stall_page")
@@ -184,3 +197,16 @@ def test_the_map_names_every_page() -> None:
         if page.name not in (*re.findall(r"\((\S+?\.md)\)", index), "index.md")
     ]
     assert not missing
+
+
+def test_every_command_stands_in_a_panel_of_the_help() -> None:
+    shown = [name for names in PANELS.values() for name in names]
+    assert shown == list(COMMAND.commands)
+    assert {command.rich_help_panel for command in COMMAND.commands.values()} == set(PANELS)
+
+
+def test_every_key_of_the_config_says_what_it_means() -> None:
+    page = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+    keys = re.findall(r"^\| `(\w+)` \|.*\| ([^|]*)\|$", page, re.MULTILINE)
+    assert len(keys) > 120
+    assert not [key for key, meaning in keys if len(meaning.strip()) < 8]

@@ -29,6 +29,7 @@ from adaloc.cli_locs import locs_app
 from adaloc.cli_mask import mask
 from adaloc.cli_monitor import monitor_app
 from adaloc.cli_monitor import parse_language as _parse_language
+from adaloc.cli_panels import arrange
 from adaloc.cli_psf import spline
 from adaloc.cli_speed import speed
 from adaloc.cli_tune import tune
@@ -194,6 +195,7 @@ app.add_typer(locs_app)
 app.command()(tune)
 bench_app.command()(speed)
 app.add_typer(bench_app, name="bench")
+arrange(app)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -26,6 +26,13 @@ from adaloc.config_simulation import (
     SimulationConfig,
     SplinePSFConfig,
 )
+from adaloc.config_training import (
+    AdaptiveLRConfig,
+    LossWeights,
+    SchedulerType,
+    SimpleCombinedConfig,
+    UnifiedLossConfig,
+)
 
 __all__ = (
     "CHANNELS",
@@ -62,16 +69,20 @@ CHANNELS = ("probability", "x", "y", "z", "photons", "background")
 class DataConfig(Section):
     """Which samples the training uses, and how."""
 
-    root: Path = Path("data/reference")
-    simulate_if_missing: bool = False
-    batch_size: int = Field(16, ge=1)
+    root: Path = Field(Path("data/reference"), description="folder of the sample folders")
+    simulate_if_missing: bool = Field(
+        False, description="missing samples are simulated as `simulation` says; else they are an error"
+    )
+    batch_size: int = Field(16, ge=1, description="windows in a step")
     num_workers: int = Field(0, ge=0, description="loader processes; 0 is fastest while the data fits in memory")
     image_size: int = Field(40, ge=8, description="px; larger frames are cropped, at random places in training")
-    consecutive_frames: Literal[1, 3] = 3
+    consecutive_frames: Literal[1, 3] = Field(3, description="3: previous, target and next frame; 1: the target alone")
     sample_subset: Annotated[int, Field(ge=2)] | list[str] | None = Field(
         None, description="first N samples, or their names"
     )
-    train_val_split: float = Field(0.8, gt=0, lt=1)
+    train_val_split: float = Field(
+        0.8, gt=0, lt=1, description="share of the samples that train; the seed does not matter"
+    )
     min_photons: float = Field(250.0, ge=0, description="dimmer emitters in a frame are no targets")
     augment_mirror: bool = Field(
         False, description="mirror training windows in x and y; right where the mirrored PSF is as likely as the PSF"
@@ -114,7 +125,9 @@ class NetworkConfig(Section):
         le=4096,
         description="null: three times second_stage_channels, at half resolution three quarters of it",
     )
-    first_stage: Literal["shared", "independent"] = "shared"
+    first_stage: Literal["shared", "independent"] = Field(
+        "shared", description="one stage for each frame, or one for each of the three positions"
+    )
     resolution: Literal["full", "half"] = Field(
         "full", description="half: 2 x 2 px become one of four channels before the first stage; light has it anyway"
     )
@@ -122,9 +135,9 @@ class NetworkConfig(Section):
         None, min_length=1, max_length=16, description="of light's second stage, a convolution each; null: [1, 2, 4, 2]"
     )
     normalization: Literal["batch", "channel", "none"] = Field(
-        "batch", description="channel: of each pixel's features by themselves"
+        "batch", description="of the features, between the convolutions; channel: of each pixel's by themselves"
     )
-    activation: Literal["silu", "relu", "elu", "gelu"] = "silu"
+    activation: Literal["silu", "relu", "elu", "gelu"] = Field("silu", description="after each convolution")
     residual: bool = Field(False, description="each block adds to its input, and starts as the identity")
     attention: Literal["none", "gate", "frames"] = Field(
         "none",
@@ -158,99 +171,20 @@ class NetworkConfig(Section):
         return self
 
 
-class UnifiedLossConfig(Section):
-    """Weights of [probability, x, y, z, photons, background]."""
-
-    channel_weights: tuple[float, float, float, float, float, float] = (1.0, 1.0, 1.0, 1.0, 1.0, 0.5)
-    pos_weight: float = Field(1.0, gt=0)
-    reduction: Literal["mean", "sum"] = "mean"
-    normalization: Literal["information", "raw"] = "information"
-
-    @model_validator(mode="after")
-    def _weights(self) -> UnifiedLossConfig:
-        if min(self.channel_weights) < 0 or sum(self.channel_weights) == 0:
-            raise ValueError("channel_weights must not be negative and not all zero")
-        if self.reduction == "sum" and self.normalization == "raw":
-            raise ValueError('reduction "sum" of the raw loss depends on the batch size; use "mean"')
-        return self
-
-
-class SimpleCombinedConfig(Section):
-    """Weights of the four terms of the simple combined loss."""
-
-    count_weight: float = Field(1.0, ge=0)
-    loc_weight: float = Field(1.0, ge=0)
-    photon_weight: float = Field(0.5, ge=0)
-    bg_weight: float = Field(0.1, ge=0)
-    pos_weight: float = Field(1.0, gt=0)
-    normalization: Literal["information", "raw"] = "information"
-
-
-class LossWeights(Section):
-    """From older configs: go before the weights of `simple_combined_config`; the unified loss has its own."""
-
-    count: float | None = Field(None, ge=0)
-    loc: float | None = Field(None, ge=0)
-    photon: float | None = Field(None, ge=0)
-    background: float | None = Field(None, ge=0)
-
-
-SchedulerType = Literal[
-    "adaptive_plateau",
-    "adaptive_plateau_literal",
-    "constant",
-    "plateau",
-    "cosine",
-    "warm_restarts",
-    "cyclical",
-    "step",
-    "one_cycle",
-    "wsd",
-]
-
-
-class AdaptiveLRConfig(Section):
-    """The learning rate. Epochs are counted from 0."""
-
-    enable_warmup: bool = True
-    warmup_epochs: int = Field(10, ge=0)
-    warmup_start_lr: float = Field(1e-5, gt=0, lt=10)
-    scheduler_type: SchedulerType = "adaptive_plateau"
-    plateau_patience: int = Field(50, ge=0)
-    plateau_factor: float = Field(0.7, gt=0, lt=1)
-    plateau_min_lr: float = Field(1e-6, ge=0, lt=10)
-    cosine_restart_periods: list[Annotated[int, Field(ge=1)]] = Field([100, 200, 400], min_length=1)
-    cycle_epochs: int = Field(50, ge=2, description="cyclical: from the lowest rate up to the full one and back")
-    step_epochs: int = Field(50, ge=1, description="step: epochs between two steps down")
-    step_factor: float = Field(0.9, gt=0, le=1, description="step: what the rate is multiplied by")
-    adaptive_threshold: float = Field(0.001, ge=0)
-    loss_window_size: int = Field(20, ge=10)
-    lr_boost_factor: float = Field(1.5, gt=1)
-    lr_decay_factor: float = Field(0.8, gt=0, lt=1)
-    anneal_fraction: float = Field(
-        0.7, ge=0, le=1, description="last share of the epochs in which adaptive_plateau and wsd go down to the minimum"
-    )
-    find_lr: bool = Field(
-        True, description="adaptive_plateau finds its rate; false works with lr_first, as all other types do"
-    )
-    search_start_lr: float = Field(
-        1e-4, gt=0, lt=10, description="where that search begins: a rate too low to matter, or it begins again lower"
-    )
-    early_stop_epochs: int = Field(
-        100, ge=1, description="stop when at the minimum rate for so long without a new best"
-    )
-
-
 class TrainingConfig(Section):
     """The recipe."""
 
-    epochs: int = Field(1000, ge=1)
+    epochs: int = Field(1000, ge=1, description="one window from each training sample each")
     optimizer: Literal["muon", "adamw", "adam", "radam", "nadam", "sgd", "schedule_free"] = Field(
-        "muon", description="schedule_free: AdamW that averages its weights instead of lowering the rate"
+        "muon",
+        description="muon: of the kernels between hidden layers, with AdamW for the rest; schedule_free: AdamW that "
+        "averages its weights instead of lowering the rate",
     )
     lr_first: float = Field(5e-4, gt=0, lt=10, description="learning rate of the first network stage")
     lr_second: float = Field(5e-4, gt=0, lt=10, description="learning rate of the second network stage")
-    weight_decay: float = Field(1e-5, ge=0)
+    weight_decay: float = Field(
+        1e-5, ge=0, description="by the rate, of each weight in a step; adam, sgd: into the gradient"
+    )
     decay_biases_and_norms: bool = Field(True, description="false: weight decay acts on kernels alone")
     accumulation_steps: int = Field(
         1, ge=1, description="parts in which a batch goes through the network, for less memory; the step is the same"
@@ -258,11 +192,13 @@ class TrainingConfig(Section):
     ema_decay: float = Field(
         0.0, ge=0, lt=1, description="of a moving average of the weights, which is what is validated and kept; 0: none"
     )
-    clip_norm: float = Field(1.0, gt=0)
+    clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient, of all weights together")
     raise_clip_norm: bool = Field(
         True, description="raise clip_norm once when the usual norm is 100 times above it, which is taken for a mistake"
     )
-    loss_type: Literal["unified_decode", "simple_combined", "gaussian_mixture"] = "unified_decode"
+    loss_type: Literal["unified_decode", "simple_combined", "gaussian_mixture"] = Field(
+        "unified_decode", description="six channels; four terms of older configs; the likelihood of DECODE alone"
+    )
     mixture_weight: float = Field(
         0.0,
         ge=0,
@@ -320,8 +256,8 @@ class AlertsConfig(Section):
 class OutputConfig(Section):
     """Where the run folder is and how often it is written."""
 
-    save_dir: Path = Path("outputs/training_results_adaptive")
-    checkpoint_interval_epochs: int = Field(10, ge=1)
+    save_dir: Path = Field(Path("outputs/training_results_adaptive"), description="the run folder")
+    checkpoint_interval_epochs: int = Field(10, ge=1, description="what a kill costs at most")
     metrics_interval_epochs: int = Field(100, ge=1, description="epochs between detection metrics and example frames")
     alerts: AlertsConfig = AlertsConfig()
 
@@ -334,9 +270,15 @@ class Config(Section):
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()
     output: OutputConfig = OutputConfig()
-    seed: int = Field(0, ge=0, lt=2**32)
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: int = Field(0, ge=0, lt=2**32, description="of the data, the weights and the windows")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$",
+        description="auto: a GPU if there is one; or cpu, cuda, cuda:1, mps",
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the network; auto: bfloat16 on GPUs that have it; the loss is always float32"
+    )
     warning_signal: Literal["SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU"] | None = Field(
         "SIGUSR1", description="of a scheduler: the training saves and ends with status 75, start me again"
     )

@@ -29,17 +29,19 @@ OddSize = Annotated[int, Field(ge=5, le=129), AfterValidator(_odd)]
 class PixelSize(Section):
     """Size of a camera pixel in the sample plane; x runs along the columns."""
 
-    x: float = Field(gt=1, lt=10_000)
-    y: float = Field(gt=1, lt=10_000)
+    x: float = Field(gt=1, lt=10_000, description="nm, along a row")
+    y: float = Field(gt=1, lt=10_000, description="nm, along a column")
 
 
 class OpticsConfig(Section):
     """The microscope."""
 
-    wavelength_nm: float = Field(660.0, gt=100, lt=3000)
-    numerical_aperture: float = Field(1.4, gt=0.05, lt=2)
-    refractive_index: float = Field(1.518, ge=1, lt=2.5)
-    pixel_size_nm: PixelSize = PixelSize(x=101.11, y=98.83)
+    wavelength_nm: float = Field(660.0, gt=100, lt=3000, description="of the emission, in vacuum")
+    numerical_aperture: float = Field(1.4, gt=0.05, lt=2, description="of the objective; below refractive_index")
+    refractive_index: float = Field(1.518, ge=1, lt=2.5, description="of the immersion: oil 1.518, water 1.33, air 1")
+    pixel_size_nm: PixelSize = Field(
+        PixelSize(x=101.11, y=98.83), description="camera pixel in the sample: its own size over the magnification"
+    )
 
     @model_validator(mode="after")
     def _aperture_below_index(self) -> OpticsConfig:
@@ -54,9 +56,11 @@ class OpticsConfig(Section):
 class PupilPSFConfig(Section):
     """Diffraction through a pupil with Zernike aberrations (Noll 1 to 21, orthonormal); docs/psf.md."""
 
-    type: Literal["pupil"] = "pupil"
+    type: Literal["pupil"] = Field("pupil", description="this kind of PSF")
     roi_size_px: OddSize = Field(33, description="odd side of the square that an emitter is drawn in")
-    pupil_samples: int = Field(40, ge=16, le=256)
+    pupil_samples: int = Field(
+        40, ge=16, le=256, description="points across the pupil; more for a larger roi_size_px or strong aberrations"
+    )
     aplanatic: bool = Field(False, description="amplitude 1/sqrt(cos theta) of a sine-condition objective; else 1")
     astigmatism_nm_rms: float = Field(70.0, description="Noll 6 over the whole field, as from a cylindrical lens")
     field_aberration_nm_rms: float = Field(
@@ -107,26 +111,26 @@ class GaussianPSFConfig(Section):
     The curve is that of Huang et al., Science 319, 810 (2008). With `depth_nm` null the PSF is two-dimensional.
     """
 
-    type: Literal["gaussian"]
-    roi_size_px: OddSize = 25
-    sigma_x_nm: float = Field(gt=10, lt=5000)
-    sigma_y_nm: float = Field(gt=10, lt=5000)
-    focus_x_nm: float = Field(0.0, description="z at which the width along x is smallest")
-    focus_y_nm: float = 0.0
-    depth_nm: float | None = Field(None, gt=1)
-    cubic_x: float = 0.0
-    cubic_y: float = 0.0
-    quartic_x: float = 0.0
-    quartic_y: float = 0.0
+    type: Literal["gaussian"] = Field(description="this kind of PSF")
+    roi_size_px: OddSize = Field(25, description="odd side of the square that an emitter is drawn in")
+    sigma_x_nm: float = Field(gt=10, lt=5000, description="width along x in its focus (sigma0)")
+    sigma_y_nm: float = Field(gt=10, lt=5000, description="width along y in its focus (sigma0)")
+    focus_x_nm: float = Field(0.0, description="z at which the width along x is smallest (c)")
+    focus_y_nm: float = Field(0.0, description="z at which the width along y is smallest (c)")
+    depth_nm: float | None = Field(None, gt=1, description="depth of focus (d); null: the width never changes")
+    cubic_x: float = Field(0.0, description="a3 along x")
+    cubic_y: float = Field(0.0, description="a3 along y")
+    quartic_x: float = Field(0.0, description="a4 along x")
+    quartic_y: float = Field(0.0, description="a4 along y")
 
 
 class SplinePSFConfig(Section):
     """A calibration of cubic splines: `_3dcal.mat` of SMAP, fit3Dcspline or `adaloc spline`, or HDF5 of uiPSF."""
 
-    type: Literal["spline"]
-    file: Path
+    type: Literal["spline"] = Field(description="this kind of PSF")
+    file: Path = Field(description="the calibration")
     tile: int | None = Field(None, ge=0, description="spatial tile, from 0; null for the global one, or the only one")
-    channel: int = Field(0, ge=0)
+    channel: int = Field(0, ge=0, description="of a calibration with several, from 0")
     roi_size_px: OddSize | None = Field(None, description="null for all that was calibrated")
     z_offset_nm: float = Field(0.0, description="depth in the calibration at which z is 0")
     flip_z: bool = Field(False, description="count z against the order of the planes, as SMAP's own localizations do")
@@ -146,9 +150,9 @@ class EmittersConfig(Section):
         False, description="molecules turn on and off between frames only: each frame has all of their photons"
     )
     photons_mean: float = Field(7000.0, gt=0, lt=1e9, description="photons of a molecule that shines a whole frame")
-    photons_std: float = Field(3000.0, ge=0)
-    z_min_nm: float = -800.0
-    z_max_nm: float = 800.0
+    photons_std: float = Field(3000.0, ge=0, description="its standard deviation between molecules")
+    z_min_nm: float = Field(-800.0, description="lowest depth; what lies deeper is not learned")
+    z_max_nm: float = Field(800.0, description="highest depth; as z_min_nm for 2D data")
 
     @model_validator(mode="after")
     def _z_in_order(self) -> EmittersConfig:
@@ -160,8 +164,10 @@ class EmittersConfig(Section):
 class BackgroundConfig(Section):
     """Background light, drawn anew for every block of frames of a sample: a level, and its smooth structure if any."""
 
-    mean_photons: float = Field(100.0, ge=0)
-    std_photons: float = Field(10.0, ge=0)
+    mean_photons: float = Field(
+        100.0, ge=0, description="photons per px before the quantum efficiency; mean of the levels"
+    )
+    std_photons: float = Field(10.0, ge=0, description="standard deviation of the levels")
     range_photons: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] | None = Field(
         None, description="lowest and highest level, any between them as likely; goes before mean and std"
     )
@@ -184,12 +190,14 @@ class CameraConfig(Section):
     With maps, frames are brought to the uniform camera's ADU when they are read; gain and baseline here are that scale.
     """
 
-    quantum_efficiency: float = Field(0.9, gt=0, le=1)
-    spurious_charge_e: float = Field(0.0, ge=0)
-    em_gain: float = Field(1.0, ge=1)
-    read_noise_e: float = Field(1.6, ge=0)
-    gain_e_per_adu: float = Field(0.5, gt=0)
-    baseline_adu: float = Field(100.0, ge=0, lt=65535)
+    quantum_efficiency: float = Field(0.9, gt=0, le=1, description="electrons per photon")
+    spurious_charge_e: float = Field(
+        0.0, ge=0, description="electrons per px and frame that no photon made; EMCCD: 0.002"
+    )
+    em_gain: float = Field(1.0, ge=1, description="mean EM gain, typically 50 to 300; 1: no EMCCD")
+    read_noise_e: float = Field(1.6, ge=0, description="standard deviation, electrons, behind the EM gain register")
+    gain_e_per_adu: float = Field(0.5, gt=0, description="electrons per ADU, from the camera's data sheet")
+    baseline_adu: float = Field(100.0, ge=0, lt=65535, description="ADU of a dark frame")
     maps: Path | None = Field(None, description="file with the offset, variance and gain of each pixel of an sCMOS")
 
     @model_validator(mode="after")
@@ -202,9 +210,9 @@ class CameraConfig(Section):
 class SimulationConfig(Section):
     """What `adaloc simulate` makes."""
 
-    num_samples: int = Field(100, ge=2)
-    num_frames: int = Field(200, ge=3)
-    image_size_px: int = Field(40, ge=8, le=4096)
+    num_samples: int = Field(100, ge=2, description="sample folders, training and validation together")
+    num_frames: int = Field(200, ge=3, description="of each sample's movie")
+    image_size_px: int = Field(40, ge=8, le=4096, description="side of a frame; at least data.image_size")
     optics: OpticsConfig = OpticsConfig()
     psf: PSFConfig = PupilPSFConfig()
     emitters: EmittersConfig = EmittersConfig()

@@ -29,6 +29,17 @@ class MovieError(DataError):
     """A movie cannot be used: missing, cut off, of another kind than its name says, or at odds with its metadata."""
 
 
+class UnknownPixelSizeError(DataError):
+    """A file does not say how large a camera pixel is, and nobody else did.
+
+    `is_placed`: its positions are nm from the corner of the field, so that their places are known without.
+    """
+
+    def __init__(self, message: str, *, is_placed: bool) -> None:
+        super().__init__(message)
+        self.is_placed = is_placed
+
+
 class CheckpointError(AdalocError):
     """A checkpoint or model file cannot be used."""
 

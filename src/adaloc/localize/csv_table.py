@@ -110,6 +110,18 @@ def read_csv_columns(path: Path) -> dict[str, FloatArray]:
     return _numbers(path, wanted, num_skipped)
 
 
+def has_known_columns(path: Path) -> bool:
+    """Whether the header is that of a known format; a table without header tells too little to be sure."""
+    try:
+        header, _ = _header(path)
+        if header is None:
+            return False
+        _recognise(path, header)
+    except (DataError, OSError, csv.Error):
+        return False
+    return True
+
+
 def require_columns(path: Path, kind: str, required: tuple[str, ...], present: tuple[str, ...]) -> None:
     """Raises a DataError that names the missing columns."""
     missing = [column for column in required if column not in present]

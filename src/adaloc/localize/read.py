@@ -15,9 +15,9 @@ import yaml
 from adaloc.bounds import require_file
 from adaloc.config import PixelSize
 from adaloc.emitters import EmitterTable, FloatArray
-from adaloc.errors import DataError
+from adaloc.errors import DataError, UnknownPixelSizeError
 from adaloc.hdf5_file import dataset, member, read_numbers, read_text
-from adaloc.localize.csv_table import read_csv_columns, require_columns
+from adaloc.localize.csv_table import has_known_columns, read_csv_columns, require_columns
 from adaloc.localize.foreign import (
     INSIGHT3_START,
     MATLAB_HDF5_START,
@@ -66,6 +66,7 @@ def read_localizations(path: Path, pixel_size_nm: PixelSize | None = None) -> Lo
 
     Raises:
         DataError: when the file is missing, damaged, of another format, or holds values that cannot be.
+            `UnknownPixelSizeError` is one.
     """
     if path.is_dir():
         return _read_sample_folder(path, pixel_size_nm)
@@ -92,6 +93,28 @@ def read_localizations(path: Path, pixel_size_nm: PixelSize | None = None) -> Lo
     return _read_csv(path, pixel_size_nm)
 
 
+def looks_like_localizations(path: Path) -> bool:
+    """Whether `read_localizations` would try: the first bytes, names or column headings of a file are known to it.
+
+    Nothing else is read, so a damaged file may look right. What is no file, or cannot be opened, does not.
+    """
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as handle:
+            start = handle.read(4096)
+        if start.startswith((RAPIDSTORM_START, INSIGHT3_START)):
+            return True
+        if start.startswith((HDF5_SIGNATURE, MATLAB_HDF5_START)):
+            with h5py.File(path, "r") as file:
+                known = dataset(file, "locs") is not None or member(file, "data/xyz") is not None
+                known = known or isinstance(member(file, "saveloc/loc"), h5py.Group)
+                return known or (path.name == "emitters.h5" and "records" in file)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, DataError):
+        return False
+    return bool(start) and b"\0" not in start and has_known_columns(path)
+
+
 def _read_sample_folder(folder: Path, pixel_size_nm: PixelSize | None) -> LocalizationFile:
     # Imported here because reading a CSV must not wait for what the data part imports.
     from adaloc.data.sample_folder import find_movie, read_emitters, read_movie_shape, read_pixel_size
@@ -110,7 +133,7 @@ def _read_csv(path: Path, pixel_size_nm: PixelSize | None) -> LocalizationFile:
     columns = read_csv_columns(path)
     columns["frame"] = columns["frame"] - 1
     _check_values(path, columns)
-    size = _known(path, pixel_size_nm)
+    size = _known(path, pixel_size_nm, is_placed=True)
     z, sigma_nm = columns.get("z"), columns.get("sigma_lateral")
     table = EmitterTable(
         frame=columns["frame"].astype(np.int64),
@@ -157,7 +180,8 @@ def _read_hdf5(path: Path, pixel_size_nm: PixelSize | None) -> LocalizationFile:
 def _foreign(path: Path, found: ForeignColumns, pixel_size_nm: PixelSize | None) -> LocalizationFile:
     columns = dict(found.columns)
     _check_values(path, columns)
-    size = _known(path, pixel_size_nm or found.pixel_size_nm)
+    from_corner = found.first_centre_px == 0.5
+    size = _known(path, pixel_size_nm or found.pixel_size_nm, is_placed=found.is_nm and from_corner)
     for axis, side in (("x", size.x), ("y", size.y)):
         scale = side if found.is_nm else 1.0
         columns[axis] = columns[axis] / scale - found.first_centre_px
@@ -270,7 +294,9 @@ def _has_depth(z: FloatArray | None) -> bool:
     return z is not None and (len(z) == 0 or bool(np.any(z != 0)))
 
 
-def _known(path: Path, pixel_size_nm: PixelSize | None) -> PixelSize:
+def _known(path: Path, pixel_size_nm: PixelSize | None, *, is_placed: bool = False) -> PixelSize:
     if pixel_size_nm is None:
-        raise DataError(f"{path} does not say how large a camera pixel is. Give it with --pixel-size-nm.")
+        raise UnknownPixelSizeError(
+            f"{path} does not say how large a camera pixel is. Give it with --pixel-size-nm.", is_placed=is_placed
+        )
     return pixel_size_nm

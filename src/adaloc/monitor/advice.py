@@ -75,6 +75,8 @@ def _advise_diagnosis(run: Run, language: Language) -> Advice | None:
     found = findings(run)
     if not found or found[0].cause == "healthy" or not found[0].score >= NAMED:
         return None
+    if found[0].cause == "unknown" and run.status == "finished":
+        return None  # its remedy is to wait for the end
     words, at = CAUSES[found[0].cause], 0 if language == "en" else 1
     space = " " if language == "en" else ""
     numbers = describe_evidence(found[0], language) or speaker(language)("diagnosis {cause}", cause=found[0].cause)

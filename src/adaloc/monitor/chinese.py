@@ -31,6 +31,7 @@ _VERDICT = {
     "stopped early": "提前停止",
     "interrupted": "已中断",
     "not finished": "未完成",
+    "running": "运行中",
     "After {count}": "{count}之后",
     "{status} after {count}": "{status}（{count}）",
     "the validation loss was never a finite number": "验证损失从未是有限数值",

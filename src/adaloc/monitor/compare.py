@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -196,20 +196,30 @@ def markdown_table(runs: dict[str, Run], language: Language = "en") -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
 
-def comparison_body(runs: dict[str, Run], language: Language = "en", links: dict[str, str] | None = None) -> Markup:
+def comparison_body(
+    runs: dict[str, Run],
+    language: Language = "en",
+    links: dict[str, str] | None = None,
+    running: Collection[str] = (),
+) -> Markup:
     """The page's content: table, curves, config differences.
 
     Args:
         runs: by name.
         language: of the words.
         links: page of each run by name, where it has one.
+        running: names of the unfinished runs that are known to train still.
     """
     say = speaker(language)
-    rows = [
-        {"name": name, "cells": cells(make_row(name, run, language), run, language), "link": (links or {}).get(name),
-         "color": _COLORS[index % len(_COLORS)], "status": run.status}
-        for index, (name, run) in enumerate(runs.items())
-    ]  # fmt: skip
+    rows = []
+    for index, (name, run) in enumerate(runs.items()):
+        row = cells(make_row(name, run, language), run, language)
+        if name in running:
+            row[1] = (say("running"), "running")
+        rows.append(
+            {"name": name, "cells": row, "link": (links or {}).get(name), "color": _COLORS[index % len(_COLORS)],
+             "status": row[1][1]}
+        )  # fmt: skip
     return render(
         "runs_body.html", say=say, rows=rows, headings=headings(say), charts=drawn(_charts(runs, say)),
         names=list(runs), differences=_differences(runs), no_curves=max(len(runs) - _MOST_CURVES, 0),

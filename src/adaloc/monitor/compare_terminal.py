@@ -32,7 +32,8 @@ def show_table(runs: dict[str, Run], language: Language, console: Console) -> No
         return
     console.print(f"\n{say('Where do their configs differ?')}")
     listed = Table(box=None, pad_edge=False)
-    listed.add_column(say("key"), style="dim", overflow="fold")
+    longest = max(len(key) for key, _ in differences)
+    listed.add_column(say("key"), style="dim", overflow="fold", no_wrap=longest <= console.width // 2)
     for name in runs:
         listed.add_column(Text(name), justify="right", overflow="fold")
     for key, values in differences:

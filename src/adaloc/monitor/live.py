@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
+from rich.measure import Measurement
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -125,7 +127,7 @@ def live_view(run: Run, quiet_s: float = 0.0, utf8: bool = True, language: Langu
     table.add_row(say("progress"), ProgressBar(total=planned, completed=min(analysis.num_epochs, planned), width=40))
     table.add_row("", Text(_progress_words(run, analysis, say)))
     if len(run.epochs):
-        table.add_row(say("loss"), Text(sparkline(run.epochs.val_loss, utf8=utf8)))
+        table.add_row(say("loss"), _Sparkline(run.epochs.val_loss, utf8))
         lowest, highest = _range(run.epochs.val_loss)
         table.add_row(
             "",
@@ -133,7 +135,7 @@ def live_view(run: Run, quiet_s: float = 0.0, utf8: bool = True, language: Langu
                 say("{low} to {high}, logarithmic", low=plain_number(lowest), high=plain_number(highest)), style="dim"
             ),
         )
-        table.add_row(say("learning rate"), Text(sparkline(run.epochs.lr, utf8=utf8)))
+        table.add_row(say("learning rate"), _Sparkline(run.epochs.lr, utf8))
         table.add_row("", Text(f"{run.epochs.lr[-1]:.2e}"))
     table.add_row(say("limits"), Text(_limits_words(run, analysis, say)))
     changes = [describe_counts(analysis.adjustments, language), *_adjustments(run, say)]
@@ -150,6 +152,20 @@ def live_view(run: Run, quiet_s: float = 0.0, utf8: bool = True, language: Langu
     if warning:
         parts.append(Text(warning, style="yellow"))
     return Panel(Group(*parts), title=Text(str(run.folder)), title_align="left")
+
+
+@dataclass(frozen=True)
+class _Sparkline:
+    """A sparkline as wide as there is room, so that a narrow terminal does not cut off what is newest."""
+
+    values: FloatArray
+    utf8: bool
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(sparkline(self.values, min(_SPARKLINE_WIDTH, options.max_width), self.utf8))
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, min(_SPARKLINE_WIDTH, len(self.values)))
 
 
 def sparkline(values: FloatArray, width: int = _SPARKLINE_WIDTH, utf8: bool = True) -> str:
@@ -227,9 +243,14 @@ def _adjustments(run: Run, say: Say) -> list[str]:
     ]
 
 
+def seems_running(run: Run, seconds_per_epoch: float, quiet_s: float) -> bool:
+    """Whether a run without an end writes its log as often as its epochs last; NaN when that is not known."""
+    usual = seconds_per_epoch if math.isfinite(seconds_per_epoch) else 0.0
+    return run.end is None and quiet_s < max(_QUIET_SECONDS, _QUIET_EPOCHS * usual)
+
+
 def _quiet_warning(run: Run, analysis: Analysis, quiet_s: float, say: Say) -> str:
-    usual = analysis.seconds_per_epoch if math.isfinite(analysis.seconds_per_epoch) else 0.0
-    if run.end is not None or quiet_s < max(_QUIET_SECONDS, _QUIET_EPOCHS * usual):
+    if run.end is not None or seems_running(run, analysis.seconds_per_epoch, quiet_s):
         return ""
     return say(
         "Nothing new for {time}: the training may have been stopped; go on with: python start_adaptive_training.py "

@@ -18,8 +18,9 @@ from urllib.parse import quote, unquote, urlsplit
 from markupsafe import Markup
 
 from adaloc.errors import AdalocError
+from adaloc.monitor.analysis import seconds_per_epoch
 from adaloc.monitor.compare import comparison_body, find_runs, json_table
-from adaloc.monitor.live import LogWatcher
+from adaloc.monitor.live import LogWatcher, seems_running
 from adaloc.monitor.log import Run
 from adaloc.monitor.page import Live, page
 from adaloc.monitor.report import report_body
@@ -83,15 +84,26 @@ class Pages:
         return page(name, Markup("<p class='soft'>...</p>"), say, live)
 
     def _content(self, key: str, runs: dict[str, tuple[Path, Run | None]], make: Callable[[], str]) -> str:
-        """What was made before, unless a log has changed since."""
-        state = "|".join(f"{name}:{id(run)}:{_stamp(folder)}" for name, (folder, run) in runs.items())
+        """What was made before, unless a log has changed since, or a run fell silent."""
+        running = self._running(runs)
+        state = "|".join(f"{name}:{id(run)}:{_stamp(folder)}:{name in running}" for name, (folder, run) in runs.items())
         if self._made.get(key, ("", ""))[0] != state:
             self._made[key] = (state, make())
         return self._made[key][1]
 
     def _runs_body(self, runs: dict[str, tuple[Path, Run | None]]) -> str:
         known = {name: run for name, (_, run) in runs.items() if run is not None}
-        return comparison_body(known, self._language, {name: "/run/" + quote(name, safe="") for name in known})
+        links = {name: "/run/" + quote(name, safe="") for name in known}
+        return comparison_body(known, self._language, links, self._running(runs))
+
+    def _running(self, runs: dict[str, tuple[Path, Run | None]]) -> set[str]:
+        """Names of the runs that write as if they still train."""
+        return {
+            name
+            for name, (folder, run) in runs.items()
+            if run is not None
+            and seems_running(run, seconds_per_epoch(run.epochs.wall_s), self._watchers[folder].quiet_seconds())
+        }
 
     def _run_body(self, run: Run | None) -> str:
         if run is not None:
