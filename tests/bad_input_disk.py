@@ -222,7 +222,7 @@ CASES = [
 
 _WRITES = re.compile(
     r"\batomic_path\(|\bos\.write\(|\.write_(?:text|bytes)\(|\bimwrite\(|\bsavemat\(|\bSummaryWriter\(|\btorch\.save\(|"
-    r"JournalFileBackend\(|\bnew_hdf5\(|h5py\.File\([^)\n]*\"[wax]\"|open\([^)\n]*\"(?:[wax]b?\+?|rb?\+|r\+b)\""
+    r"JournalFileBackend\(|\bnew_(?:large_)?hdf5\(|h5py\.File\([^)\n]*\"[wax]\"|open\([^)\n]*\"(?:[wax]b?\+?|rb?\+|r\+b)\""
 )
 WRITERS = {
     "data/generate.py": "calibration is copied",

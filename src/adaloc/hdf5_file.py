@@ -30,7 +30,21 @@ _HEAP_HEADER_BYTES = 16
 
 @contextmanager
 def new_hdf5(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file to be written.
+    """An HDF5 file to be written, which is put together in memory.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    with h5py.File("memory", "w", driver="core", backing_store=False) as file:
+        yield file
+        file.flush()
+        image = file.id.get_file_image()
+    path.write_bytes(image)
+
+
+@contextmanager
+def new_large_hdf5(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file that may be larger than memory.
 
     Raises:
         OSError: when it cannot be written. HDF5 says so by a RuntimeError where it notices as the file is closed.
