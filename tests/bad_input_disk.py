@@ -222,13 +222,14 @@ CASES = [
 
 _WRITES = re.compile(
     r"\batomic_path\(|\bos\.write\(|\.write_(?:text|bytes)\(|\bimwrite\(|\bsavemat\(|\bSummaryWriter\(|\btorch\.save\(|"
-    r"JournalFileBackend\(|h5py\.File\([^)\n]*\"[wax]\"|open\([^)\n]*\"(?:[wax]b?\+?|rb?\+|r\+b)\""
+    r"JournalFileBackend\(|\bnew_(?:large_)?hdf5\(|h5py\.File\([^)\n]*\"[wax]\"|open\([^)\n]*\"(?:[wax]b?\+?|rb?\+|r\+b)\""
 )
 WRITERS = {
     "data/generate.py": "calibration is copied",
     "data/sample_folder.py": "simulated movie's truth",
     "figure_file.py": "figure",
     "files.py": "text is written",
+    "hdf5_file.py": "written as HDF5",
     "localize/decode_file.py": "written as HDF5",
     "localize/export.py": "Picasso file",
     "localize/render.py": "super-resolved image",

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import torch
 
-from adaloc.config import PixelSize
+from adaloc.config import OpticsConfig, PixelSize
 from adaloc.data.generate import read_description
 from adaloc.data.sample_folder import read_emitters
 from adaloc.data.scaling import Scaling
@@ -27,7 +27,7 @@ from adaloc.simulation.aberration_map import convert_aberration_map
 from adaloc.simulation.camera_maps import from_storm_analysis, read_camera_maps
 from adaloc.simulation.field_map import read_field_map
 from adaloc.simulation.phase_mask import read_phase_mask
-from adaloc.simulation.psf_file import read_psf_file
+from adaloc.simulation.psf_file import PSFFile, read_psf_file, write_psf_file
 from adaloc.simulation.smap_calibration import read_smap_calibration
 from bad_input import Case, refusal
 from bad_input_movies import nothing, text
@@ -113,6 +113,19 @@ def matrix(num_bytes: int, name: bytes = b"SXY") -> bytes:
     head = struct.pack("<2I2I", 6, 8, 6, 0) + struct.pack("<2I2i", 5, 8, 1, num_bytes // 8)
     head += struct.pack("<2I", 1, len(name)) + name.ljust(8, b"\0") + struct.pack("<2I", 9, num_bytes)
     return struct.pack("<2I", 14, len(head) + num_bytes) + head
+
+
+def endless_heap(folder: Path) -> None:
+    """The free space behind the last text says that it takes no bytes: HDF5's library steps on by 0 for ever."""
+    phase = np.zeros(21)
+    path = folder / "psf.h5"
+    write_psf_file(path, PSFFile(OpticsConfig(), "scalar", False, None, None, 0.0, phase, phase))
+    data = bytearray(path.read_bytes())
+    place = data.index(b"GCOL") + 16
+    while data[place : place + 2] != b"\0\0":
+        place += 16 + -(-int.from_bytes(data[place + 8 : place + 16], "little") // 8) * 8
+    data[place + 8 : place + 16] = bytes(8)
+    path.write_bytes(data)
 
 
 def npy(shape: tuple[int, ...], dtype: str = "<f8", body: bytes = b"") -> bytes:
@@ -250,6 +263,7 @@ CASES = [
     Case(K, "camera maps with a gain of 0", camera(gain_e_per_adu=np.zeros((4, 4))), by(read_camera_maps, "f.npz"), "a gain of 0"),
     Case(K, "camera maps of different sizes", camera(offset_adu=np.zeros((5, 4))), by(read_camera_maps, "f.npz"), "all the same"),
     Case(K, "a psf.h5 of a newer version", hdf5(psf_version_9), by(read_psf_file, "f.h5"), "has format version 9"),
+    Case(K, "a psf.h5 whose texts lie in a heap without an end", endless_heap, by(read_psf_file, "psf.h5"), "the texts in it are damaged"),
     Case(K, "a psf.h5 without its numbers", hdf5(lambda f: f.attrs.update({"format": "adaloc psf", "format_version": 1})), by(read_psf_file, "f.h5"), "cannot be read"),
     Case(S, "a dataset.json cut off", text("dataset.json", '{"simulation": {'), lambda f: refusal(lambda: read_description(f)), "is broken"),
     Case(S, "a dataset.json nested 100,000 levels deep", text("dataset.json", "[" * 100_000), lambda f: refusal(lambda: read_description(f)), "is broken"),

@@ -1,5 +1,6 @@
 """Readers against noise: sound files, what a fuzzer found, and damaged ones. `tests/fuzz/run.py` goes on for hours."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,36 @@ from hypothesis import strategies as st
 
 from fuzz.targets import TARGETS, feed, seeds
 
+ROOT = Path(__file__).parent.parent
 FOUND = sorted((Path(__file__).parent / "fuzz" / "found").glob("*"))
 
 
 @pytest.mark.parametrize("path", FOUND, ids=lambda path: path.name)
 def test_what_the_fuzzer_found_stays_mended(path: Path, tmp_path: Path) -> None:
     feed(TARGETS[path.name.split("-")[0]], path.read_bytes(), tmp_path)
+
+
+def test_the_page_says_what_was_tried() -> None:
+    """The counts in docs/clusters.md are those of the results."""
+    page = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
+    fuzzed, killed = (
+        json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
+        for name in ("fuzz.json", "kill.json")
+    )
+    assert fuzzed["executions"] == sum(target["executions"] for target in fuzzed["targets"])
+    assert fuzzed["cpu_s"] == pytest.approx(sum(target["cpu_s"] for target in fuzzed["targets"]))
+    found = {path.name for path in FOUND}
+    assert {name for target in fuzzed["targets"] for name in target["findings"]} <= found
+    ran = {target["target"] for target in fuzzed["targets"]}
+    assert ran <= TARGETS.keys()
+    readers = f"{len(ran)} of {len(TARGETS)} readers"
+    said = f"{fuzzed['executions']:,} inputs in {fuzzed['cpu_s']:.0f} s of CPU time, {readers}"
+    assert said in page
+    assert f"{killed['kills']} kills in {sum(case['runs'] for case in killed['cases'])} runs" in page
+    rows = (ROOT / "docs" / "bad_input.md").read_text(encoding="utf-8")
+    inputs = rows.splitlines()[-1].removesuffix(" inputs.")
+    assert f"| broken inputs | {inputs} " in page
+    assert f"| {rows.count('| a full disk')} of these rows |" in page
 
 
 @pytest.mark.parametrize("name", TARGETS)

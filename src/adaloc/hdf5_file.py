@@ -1,4 +1,4 @@
-"""Reading HDF5 of others: what it may allocate is bounded, and it stays within its own file.
+"""HDF5. Reading that of others: what it may allocate is bounded, and it stays within its own file.
 
 HDF5 can name other files from inside: external links, raw data kept elsewhere, virtual datasets. A file that was
 passed around could so bring in any file of the machine, and no format that is read here needs it: they are refused.
@@ -6,6 +6,14 @@ passed around could so bring in any file of the machine, and no format that is r
 
 from __future__ import annotations
 
+import functools
+import mmap
+import os
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -16,6 +24,41 @@ from adaloc.bounds import array_bytes, require_plausible
 from adaloc.errors import DataError
 
 _MOST_ATTRIBUTE_BYTES = 16 * 2**20
+_MOST_TEXTS = 10_000_000
+_HEAP_HEADER_BYTES = 16
+
+
+@contextmanager
+def new_hdf5(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file to be written, which is put together in memory.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    with h5py.File("memory", "w", driver="core", backing_store=False) as file:
+        yield file
+        file.flush()
+        image = file.id.get_file_image()
+    path.write_bytes(image)
+
+
+@contextmanager
+def new_large_hdf5(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file that may be larger than memory.
+
+    Raises:
+        OSError: when it cannot be written. HDF5 says so by a RuntimeError where it notices as the file is closed.
+    """
+    try:
+        with h5py.File(path, "w") as file:
+            yield file
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        number = re.search(r"errno = (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 def member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
@@ -102,6 +145,8 @@ def attribute(holder: h5py.Group | h5py.Dataset, name: str) -> Any:
     is_variable = value.dtype.hasobject and count > 1
     if is_variable or count * max(value.dtype.itemsize, 1) > _MOST_ATTRIBUTE_BYTES:
         raise DataError(f"{holder.file.filename}: the attribute {name} claims {count} values of {value.dtype}.")
+    if value.dtype.hasobject:
+        require_sound_heaps(holder.file)
     return holder.attrs[name]
 
 
@@ -110,9 +155,48 @@ def read_text(source: h5py.Dataset) -> bytes | None:
     require_readable(source)
     if source.shape is None or array_bytes(source.shape, 1) != 1:
         return None
+    if source.dtype.hasobject:
+        require_sound_heaps(source.file)
     value = source[()]
     value = value.item() if isinstance(value, np.ndarray) else value
     return value.encode() if isinstance(value, str) else value if isinstance(value, bytes) else None
+
+
+def require_sound_heaps(file: h5py.File) -> None:
+    """Refuses a file in which the HDF5 library would read texts of variable length for ever.
+
+    Such texts lie in heaps: a header and objects, one after the other. The library steps from one to the next by the
+    size that it reads there, and does not notice when that is 0 (a fuzzer found it). A heap is found by its signature.
+
+    Raises:
+        DataError: when an object of a heap ends where it begins, or outside of the heap.
+        OSError: when the file cannot be read.
+    """
+    path = Path(file.filename)
+    status = path.stat()
+    _, length_bytes = file.id.get_create_plist().get_sizes()
+    _walk_heaps(path, status.st_size, status.st_mtime_ns, int(length_bytes))
+
+
+@functools.lru_cache(maxsize=8)
+def _walk_heaps(path: Path, size: int, changed_ns: int, length_bytes: int) -> None:
+    """Once for each state of a file."""
+    number = struct.Struct({2: "<H", 4: "<I", 8: "<Q"}[length_bytes])
+    objects = 0
+    with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        heap = content.find(b"GCOL\x01")
+        while 0 <= heap <= size - _HEAP_HEADER_BYTES:
+            end = heap + number.unpack_from(content, heap + 8)[0]
+            place = heap + _HEAP_HEADER_BYTES
+            while end <= size and place + _HEAP_HEADER_BYTES <= end:
+                taken = number.unpack_from(content, place + 8)[0]
+                if content[place : place + 2] != b"\0\0":  # number 0 is free space, whose size counts its header
+                    taken = _HEAP_HEADER_BYTES + -(-taken // 8) * 8
+                objects += 1
+                if taken < 8 or place + taken > end or objects > _MOST_TEXTS:
+                    raise DataError(f"{path}: the texts in it are damaged (a heap at byte {heap}). It is not read.")
+                place += taken
+            heap = content.find(b"GCOL\x01", heap + 1)
 
 
 def _is_numeric(dtype: np.dtype[Any]) -> bool:

@@ -1,11 +1,11 @@
 """Fuzzes the readers, guided by coverage (atheris), and writes how often and how long: `python tests/fuzz/run.py`.
 
-Each target runs in a process of its own, since a fuzzer that finds something ends. What it finds is kept in
-`tests/fuzz/found/TARGET-NAME`, which tests/test_fuzz.py feeds to the reader ever after. With --corpus a later run goes
-on with the inputs that earlier ones found interesting, and the counts in --out are those of all runs together.
+Each target runs in a process of its own, forked from one that has imported all, since a fuzzer that finds something
+ends. What it finds is kept in `tests/fuzz/found/TARGET-NAME`, which tests/test_fuzz.py feeds to the reader ever after.
+With --corpus a later run goes on with the inputs that earlier ones found interesting, and the counts in --out are those
+of all runs together.
 
     python tests/fuzz/run.py --seconds 60 --out benchmarks/results/fuzz.json --corpus DIR [TARGET ...]
-    python tests/fuzz/run.py --one TARGET --seconds 60 --work DIR
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ import argparse
 import json
 import os
 import re
-import resource
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +27,17 @@ _MOST_INPUT_BYTES = 20_000
 
 
 def main() -> None:
-    """One target, or all of them one after the other."""
+    """The named targets, or all of them, one after the other."""
     parser = argparse.ArgumentParser()
     parser.add_argument("targets", nargs="*")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--corpus", type=Path)
-    parser.add_argument("--one")
-    parser.add_argument("--work", type=Path)
     options = parser.parse_args()
-    if options.one:
-        fuzz_one(options.one, options.seconds, options.work, options.corpus)
-        return
-    from fuzz.targets import TARGETS
+    import atheris
 
+    with atheris.instrument_imports(include=["adaloc"]):
+        from fuzz.targets import TARGETS
     for name in options.targets or TARGETS:
         result = run_target(name, options.seconds, options.corpus)
         if options.out is not None:
@@ -77,45 +73,51 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def run_target(name: str, seconds: int, corpus: Path | None) -> dict[str, Any]:
+def run_target(name: str, seconds: int, corpora: Path | None) -> dict[str, Any]:
     """Fuzzes one target in a process of its own."""
-    with tempfile.TemporaryDirectory() as work:
-        command = [sys.executable, __file__, "--one", name, "--seconds", str(seconds), "--work", work]
-        if corpus is not None:
-            command += ["--corpus", str(corpus.absolute())]
-        begin, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        ended = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        wall_s, after = time.monotonic() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
-        said = ended.stdout + ended.stderr
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        begin = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            with (work / "said").open("wb") as said_file:
+                os.dup2(said_file.fileno(), 1)
+                os.dup2(said_file.fileno(), 2)
+            try:
+                fuzz(name, seconds, work, corpora)
+            except BaseException:
+                traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)  # the fuzzer ends the process itself; this one must not clean up after its parent
+        _, status, used = os.wait4(child, 0)
+        wall_s = time.monotonic() - begin
+        said = (work / "said").read_text(encoding="utf-8", errors="replace")
         findings = []
-        for found in [*Path(work).glob("crash-*"), *Path(work).glob("oom-*"), *Path(work).glob("timeout-*")]:
+        for found in [*work.glob("crash-*"), *work.glob("oom-*"), *work.glob("timeout-*")]:
             kept = HERE / "found" / f"{name}-{found.name[:16]}"
             kept.write_bytes(found.read_bytes())
             findings.append(kept.name)
             sys.stdout.write(said[-3000:] + "\n")
     counts = re.findall(r"stat::number_of_executed_units:\s*(\d+)", said) or re.findall(r"^#(\d+)", said, re.MULTILINE)
-    if not counts:
-        sys.stdout.write(said[-3000:] + "\n")
-    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    if not counts or (status != 0 and not findings):
+        raise SystemExit(f"the fuzzer itself failed with status {status} on {name}:\n{said[-3000:]}")
     result: dict[str, Any] = {
-        "target": name, "runs": 1, "executions": int(counts[-1]) if counts else 0, "wall_s": round(wall_s, 1),
-        "cpu_s": round(cpu_s, 1), "findings": findings,
+        "target": name, "runs": 1, "executions": int(counts[-1]), "wall_s": round(wall_s, 1),
+        "cpu_s": round(used.ru_utime + used.ru_stime, 1), "findings": findings,
     }  # fmt: skip
-    if ended.returncode != 0 and not findings:
-        raise SystemExit(f"the fuzzer itself failed with status {ended.returncode} on {name}")
     sys.stdout.write(json.dumps(result) + "\n")
     sys.stdout.flush()
     return result
 
 
-def fuzz_one(name: str, seconds: int, work: Path, kept_corpora: Path | None) -> None:
+def fuzz(name: str, seconds: int, work: Path, corpora: Path | None) -> None:
     """Does not return: the fuzzer ends the process."""
     import atheris
 
-    with atheris.instrument_imports(include=["adaloc"]):
-        from fuzz.targets import TARGETS, feed, seeds
+    from fuzz.targets import TARGETS, feed, seeds
+
     target = TARGETS[name]
-    corpus = (kept_corpora or work / "corpora") / name
+    corpus = (corpora or work / "corpora").absolute() / name
     corpus.mkdir(parents=True, exist_ok=True)
     for number, content in enumerate(seeds(target)):
         (corpus / f"seed{number}").write_bytes(content)
@@ -123,7 +125,7 @@ def fuzz_one(name: str, seconds: int, work: Path, kept_corpora: Path | None) -> 
     inputs.mkdir()
     os.chdir(work)
     options = [
-        f"-max_total_time={seconds}", f"-max_len={_MOST_INPUT_BYTES}", "-rss_limit_mb=3000", "-timeout=30",
+        f"-max_total_time={seconds}", f"-max_len={_MOST_INPUT_BYTES}", "-rss_limit_mb=3000", "-timeout=60",
         "-print_final_stats=1", "-verbosity=1", f"-artifact_prefix={work}/",
     ]  # fmt: skip
     atheris.Setup([sys.argv[0], *options, str(corpus)], lambda data: feed(target, data, inputs))

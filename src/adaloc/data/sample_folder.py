@@ -24,7 +24,7 @@ from adaloc.data.tiff_file import open_tiff, read_frames
 from adaloc.emitters import EmitterTable, FloatArray
 from adaloc.errors import AdalocError, DataError
 from adaloc.files import describe_write_failure
-from adaloc.hdf5_file import member, read_numbers
+from adaloc.hdf5_file import member, new_hdf5, read_numbers
 from adaloc.simulation.background import BackgroundShape
 from adaloc.simulation.camera_maps import CameraMaps, maps_of
 from adaloc.simulation.frames import SimulatedSample
@@ -271,7 +271,7 @@ def write_sample(folder: Path, sample: SimulatedSample, optics: OpticsConfig) ->
 
 def _write_emitters(path: Path, sample: SimulatedSample) -> None:
     emitters, molecules = sample.emitters, sample.molecules
-    with h5py.File(path, "w") as file:
+    with new_hdf5(path) as file:
         file["records/frame_ix"] = emitters.frame
         file["records/id"] = emitters.emitter_id
         file["records/phot"] = emitters.photons

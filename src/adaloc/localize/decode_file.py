@@ -11,6 +11,7 @@ import numpy as np
 from adaloc.config import PixelSize
 from adaloc.emitters import EmitterTable, FloatArray
 from adaloc.files import atomic_path
+from adaloc.hdf5_file import new_large_hdf5
 from adaloc.localize.rows import Rows, as_rows
 
 _LAYOUT_VERSION = "0.10.0"
@@ -69,7 +70,7 @@ def write_decode_h5(path: Path, table: EmitterTable | Rows, pixel_size_nm: Pixel
         ),
         "prob": (lambda part: column_or(part.probability, part, 1.0), "<f4"),
     }
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_path(path) as temporary, new_large_hdf5(temporary) as file:
         data = file.create_group("data")
         file.create_group("decode").attrs["version"] = _LAYOUT_VERSION
         meta = file.create_group("meta").attrs

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import yaml
 
@@ -18,6 +17,7 @@ from adaloc.config import PixelSize
 from adaloc.emitters import EmitterTable, FloatArray
 from adaloc.errors import DataError
 from adaloc.files import atomic_path
+from adaloc.hdf5_file import new_large_hdf5
 from adaloc.localize.rows import Rows, as_rows
 
 PRECISION_FORMULA = (
@@ -183,7 +183,7 @@ def write_picasso_hdf5(
     # The inner file is renamed first.
     with atomic_path(path) as temporary, atomic_path(path.with_suffix(".yaml")) as temporary_yaml:
         temporary_yaml.write_text(yaml.safe_dump_all(info, sort_keys=False), encoding="utf-8")
-        with h5py.File(temporary, "w") as file:
+        with new_large_hdf5(temporary) as file:
             locs = file.create_dataset("locs", (rows.num_rows,), dtype)
             begin = 0
             for part in rows.parts():

@@ -23,7 +23,7 @@ from adaloc.config import CameraConfig
 from adaloc.emitters import FloatArray
 from adaloc.errors import ConfigError, DataError
 from adaloc.files import atomic_path
-from adaloc.hdf5_file import dataset, read_numbers
+from adaloc.hdf5_file import dataset, new_hdf5, read_numbers
 
 GainUnit = Literal["ADU/e", "e/ADU"]
 _USUAL_READ_NOISE_E = (0.5, 3.5)
@@ -179,7 +179,7 @@ def read_camera_maps(path: Path) -> CameraMaps:
 
 def write_camera_maps(path: Path, maps: CameraMaps) -> None:
     """Writes maps as HDF5, atomically."""
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_path(path) as temporary, new_hdf5(temporary) as file:
         for name, values in zip(_NAMES, maps._arrays(), strict=True):
             file[name] = values
 

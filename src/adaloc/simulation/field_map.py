@@ -16,7 +16,7 @@ from adaloc.config import PupilPSFConfig
 from adaloc.emitters import FloatArray
 from adaloc.errors import DataError
 from adaloc.files import atomic_path
-from adaloc.hdf5_file import require_dataset
+from adaloc.hdf5_file import new_hdf5, require_dataset
 from adaloc.simulation.psf_file import PSFFile
 from adaloc.simulation.pupil import clear_magnitudes
 from adaloc.simulation.zernike import NUM_MODES
@@ -112,7 +112,7 @@ def random_field_map(
 
 def write_field_map(path: Path, field_map: FieldMap) -> None:
     """Writes the `zmap` HDF5 layout, atomically."""
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_path(path) as temporary, new_hdf5(temporary) as file:
         file["z_maps/phase"] = field_map.phase
         file["coords"] = field_map.coords
         file["zernike/coeff_mag"] = field_map.coeff_mag

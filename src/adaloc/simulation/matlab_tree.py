@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from adaloc.bounds import most_bytes
 from adaloc.errors import DataError
-from adaloc.hdf5_file import member, read_numbers, require_readable
+from adaloc.hdf5_file import attribute, member, read_numbers, require_readable
 
 MOST_NUMBERS = 130_000_000
 """Numbers in one array: 2 million cells of a spline, 15 times a usual calibration; half a GiB in single precision."""
@@ -170,7 +170,7 @@ class _HDF5Node:
         value = member(self._value, name) if isinstance(self._value, h5py.Group) else self._value.get(name)
         if value is None:
             return None
-        if isinstance(value, h5py.Dataset) and (value.attrs.get("MATLAB_empty", 0) or value.size == 0):
+        if isinstance(value, h5py.Dataset) and (attribute(value, "MATLAB_empty") or value.size == 0):
             return None
         return _HDF5Node(self._file, value)
 

@@ -15,7 +15,7 @@ from adaloc.config import OpticsConfig, PixelSize
 from adaloc.emitters import FloatArray
 from adaloc.errors import ConfigError, DataError
 from adaloc.files import atomic_path
-from adaloc.hdf5_file import attribute, dataset, read_numbers, require_dataset
+from adaloc.hdf5_file import attribute, dataset, new_hdf5, read_numbers, require_dataset
 from adaloc.simulation.pupil import clear_magnitudes, pupil_grid
 from adaloc.simulation.zernike import NUM_MODES
 
@@ -99,7 +99,7 @@ def write_psf_file(path: Path, psf: PSFFile) -> None:
         "blur_nm": psf.blur_nm,
         **psf.facts,
     }
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_path(path) as temporary, new_hdf5(temporary) as file:
         file.attrs.update(attributes)
         file["zernike/noll"] = np.arange(1, NUM_MODES + 1)
         for name, values in (
