@@ -321,8 +321,10 @@ def test_napari_shows_the_layers(tmp_path: Path) -> None:
     viewer.open(str(folder), plugin="adaloc")
     assert [layer.name for layer in viewer.layers] == [folder.name, f"{folder.name} true emitters"]
     image, points = viewer.layers
-    viewer.dims.set_point(0, 4)
     truth = read_localizations(folder).table
-    assert len(points._indices_view) == int((truth.frame == 4).sum()) > 0
+    assert len(points.data) == len(truth) > 0
+    place = points.data_to_world(points.data[3])
+    np.testing.assert_allclose(place, [points.features[name].iloc[3] for name in ("frame", "y_nm", "x_nm")])
+    np.testing.assert_allclose(image.data_to_world((4, -0.5, -0.5)), (4, 0, 0), atol=1e-9)
     with open_movie(folder) as movie:
-        np.testing.assert_array_equal(np.asarray(image._slice.image.raw), movie.read(4, 5)[0])
+        np.testing.assert_array_equal(np.asarray(image.data[4]), movie.read(4, 5)[0])
