@@ -87,7 +87,7 @@ class MicroBatches:
         before = self.parts
         while True:
             try:
-                sums = self._add_gradient(run, batch)
+                sums = self._backward(run, batch)
             except RuntimeError as error:
                 if self.parts >= len(batch.adu_BTHW) or not is_out_of_memory(error):
                     raise
