@@ -36,6 +36,9 @@ def ablation_table() -> str:
             f"{_number(line['rmse_lateral_nm'], 1)} | {_number(line['rmse_axial_nm'], 1)} | {time} | "
             f"{line['verdict']} |"
         )
+    measured = {line["option"] for line in results["means"]}
+    if missing := [name for name in results["options"] if name not in measured]:
+        lines += ["", f"Not measured yet: {', '.join(missing)}."]
     return "\n".join(lines) + "\n"
 
 
@@ -44,6 +47,7 @@ def randomization_table() -> str:
     results = json.loads((RESULTS / RANDOMIZATION).read_text(encoding="utf-8"))
     lines = ["| the movies' microscope | loss | randomized | Jaccard | randomized | RMSE axial | randomized |"]
     lines.append("|---|---|---|---|---|---|---|")
+    seeds = len({row["seed"] for row in results["rows"]})
     for line in results["means"]:
         cells = [
             _number(line.get(f"{training}: {name}"), digits)
@@ -51,6 +55,7 @@ def randomization_table() -> str:
             for training in ("as calibrated", "randomized")
         ]
         lines.append(f"| {line['world']} | {' | '.join(cells)} |")
+    lines += ["", f"Means over {seeds} seeds." if seeds > 1 else "One seed."]
     return "\n".join(lines) + "\n"
 
 

@@ -1,5 +1,6 @@
 """The ablation: every option is a valid config, runs are kept, and the table compares with the default."""
 
+import importlib.util
 import itertools
 import json
 import math
@@ -88,3 +89,14 @@ def test_verdicts_need_a_difference_beyond_the_spread_between_seeds() -> None:
     assert wrong / 200 < 0.15
     assert "no difference shown" in markdown(summarize(rows))
     assert summarize(rows[:1])[0]["verdict"] == ""
+
+
+def test_the_tables_of_the_options_page_are_those_of_the_results() -> None:
+    spec = importlib.util.spec_from_file_location("make_options_page", ROOT / "docs" / "make_options_page.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = module.PAGE.read_text(encoding="utf-8")
+    assert module.page(text) == text, "run: python docs/make_options_page.py"
+    assert "| default |" in text

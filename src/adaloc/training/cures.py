@@ -122,7 +122,7 @@ class MicroBatches:
             targets = batch_targets(run, batch)
             outputs = predict(run, batch)
             sums = run.loss.sums(outputs, targets)
-            _backward(run, run.loss.objective(sums), outputs, targets, sums.count_K)
+            _add_gradient(run, run.loss.objective(sums), outputs, targets, sums.count_K)
             return sums.detach()
         targets = batch_targets(run, batch)
         per_window = len(targets) // num
@@ -136,16 +136,16 @@ class MicroBatches:
                 outputs = predict(run, windows_of(batch, low, high))
                 sums = run.loss.sums(outputs, rows)
                 objective = run.loss.objective(LossSums(sums.total_K, count_K, sums.nats))
-                _backward(run, objective, outputs, rows, count_K)
+                _add_gradient(run, objective, outputs, rows, count_K)
                 total_K += sums.total_K.detach()
                 nats += sums.nats.detach()
         return LossSums(total_K, count_K, nats)
 
 
-def _backward(
+def _add_gradient(
     run: Run, objective: torch.Tensor, outputs: torch.Tensor, targets: torch.Tensor, count_K: torch.Tensor
 ) -> None:
-    """The gradient of what is minimised: the objective, and the terms that belong to training alone."""
+    """Adds the gradient of what is minimised: the objective, and the terms that belong to training alone."""
     if run.terms.is_on:
         objective = objective + run.terms(outputs, targets, count_K)
     if run.adversary is not None:
