@@ -74,8 +74,8 @@ SIGNATURES: dict[str, Pair] = {
         "总损失跟着一个通道走，其他通道不动：该通道占损失或末层梯度的比例超过 0.9。",
     ),
     "collapsed_to_empty": (
-        "Recall is 0 and nothing is localized. The probabilities sum to less than a tenth of the number of emitters, and "
-        "their channel's loss is less than twice that of knowing nothing.",
+        "Recall is 0 and nothing is localized. The probabilities sum to less than a tenth of the number of emitters, "
+        "and their channel's loss is less than twice that of knowing nothing.",
         "召回率为 0，没有任何定位。概率之和不到发射体数的十分之一，且概率通道的损失不到无信息损失的两倍。",
     ),
     "saturated_detection": (
