@@ -65,8 +65,8 @@ SIGNATURES: dict[str, Pair] = {
     ),
     "train_eval_mismatch": (
         "Training loss falls, validation is far above it from the start. The same batch scores over half as much "
-        "again in the other mode.",
-        "训练损失下降，而验证损失从一开始就高得多。同一批次在两种模式下的损失相差一半以上。",
+        "again in the other mode, or its outputs differ by over half of their variance.",
+        "训练损失下降，而验证损失从一开始就高得多。同一批次在两种模式下的损失相差一半以上，或输出的均方差超过其方差的一半。",
     ),
     "one_channel_dominates": (
         "The total follows one channel and the others stand still: its share of the loss or of the last layer's "
@@ -74,8 +74,9 @@ SIGNATURES: dict[str, Pair] = {
         "总损失跟着一个通道走，其他通道不动：该通道占损失或末层梯度的比例超过 0.9。",
     ),
     "collapsed_to_empty": (
-        "Recall is 0 and nothing is localized. The probabilities sum to less than a tenth of the number of emitters.",
-        "召回率为 0，没有任何定位。概率之和不到发射体数的十分之一。",
+        "Recall is 0 and nothing is localized. The probabilities sum to less than a tenth of the number of emitters, "
+        "and their channel's loss is less than twice that of knowing nothing.",
+        "召回率为 0，没有任何定位。概率之和不到发射体数的十分之一，且概率通道的损失不到无信息损失的两倍。",
     ),
     "saturated_detection": (
         "The probability channel is far above its no-information loss. Its squared error is more than ten times p "

@@ -195,7 +195,8 @@ def _train_eval(e: Evidence) -> float:
     # A network that has learned little scores like one that knows nothing in either mode, so the outputs are asked too.
     # At half of their variance the mode says as much as half of what the frames say. Half a batch's own statistics and
     # a lag of ten steps make up to 0.3 in networks that have hardly learned, and some hundredths later.
-    outputs = over(e.mode_difference, 0.5, 3)
+    # Where not a twentieth of the loss is explained the outputs vary by nothing that means anything.
+    outputs = both(over(e.mode_difference, 0.5, 3), over(1 - _ratio(e.train_loss, e.no_information, 1e-12), 0.05, 3))
     # Or validation scores far worse than training did, and training windows in evaluation mode just as badly.
     apart = both(over(_ratio(e.val_loss, e.train_loss, 1e-12) - 1, 1.0, 3), 0.0 if e.gap is None else under(e.gap, 0.2))
     # Where one channel is all of the loss, its own fault is what makes the difference large; and weights that a step
