@@ -356,9 +356,11 @@ def multiply_adds(net: nn.Module) -> int:
 
 
 def test_it_trains_and_comes_back_from_its_file(tmp_path: Path) -> None:
+    rate = {"lr_first": 5e-3, "lr_second": 5e-3, "adaptive_lr_config": {"scheduler_type": "constant"}}
     config = small_data(
-        tmp_path, network={**LIGHT, "depth": 2, "residual": True, "attention": "frames"}, training={"epochs": 12}
-    )
+        tmp_path, network={**LIGHT, "depth": 2, "residual": True, "attention": "frames"},
+        training={"epochs": 20, **rate},
+    )  # fmt: skip
     training, validation = (load_samples(p, config.simulation.camera) for p in split_samples(config.data))
     run = setup(config, training, validation, with_floor=False)
     before = float(run.loss.objective(validate(run)))
