@@ -16,6 +16,7 @@ _RECENT_LOOKS = 3  # long looks: enough to see through one odd batch, few enough
 _FEWEST_EPOCHS_FOR_TREND = 10
 _TREND_WINDOW = 20
 _SIGMAS = 3.0
+_STATISTICS_SETTLED = 50  # steps, after which 0.9^50 = 0.5 % is left of what normalization began with
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,8 @@ def _modes(looks: Sequence[Event]) -> dict[str, Any]:
         if (train := _number(look.get("train_mode_loss"))) and (evaluation := _number(look.get("eval_mode_loss")))
     ]
     train, evaluation = min(losses[-2:], key=lambda pair: abs(math.log(abs(pair[1] / pair[0]))), default=(None, None))
-    outputs = [value for look in looks if (value := _number(look.get("mode_difference"))) is not None]
+    settled = [look for look in looks if look.get("step", 0) >= _STATISTICS_SETTLED]
+    outputs = [value for look in settled if (value := _number(look.get("mode_difference"))) is not None]
     return {
         "train_mode_loss": train,
         "eval_mode_loss": evaluation,
