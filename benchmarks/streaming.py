@@ -5,7 +5,7 @@
 Makes a Picasso .raw of that many gigabytes, of which the frames that are looked at hold noise and the rest of the file
 is sparse, and localizes more and more of its frames, each length in a process of its own that reports its peak resident
 memory. The network is untrained and of the light type, so that the whole movie takes half an hour of a core and not
-hours; its bias is set to find about 20 localizations a frame, so that all that a real run writes is written. Writes
+hours; its bias is set so that it finds a few localizations a frame, and all that a real run writes is written. Writes
 benchmarks/results/streaming.json.
 """
 
@@ -53,7 +53,7 @@ def make_movie(path: Path, size: tuple[int, int], num_filled: int, gigabytes: fl
 
 
 def make_untrained_model(path: Path, movie: Path, size: tuple[int, int], channels: int) -> None:
-    """A random network with a bias at which it finds about `LOCALIZATIONS_PER_FRAME`."""
+    """A random network whose bias finds `LOCALIZATIONS_PER_FRAME` in a part of the first frames; in others fewer."""
     raw = load_config(CONFIG).model_dump(mode="json")
     raw["network"] = {"type": "light", "base_channels": channels}
     columns = tuple(np.arange(3.0) for _ in range(5))

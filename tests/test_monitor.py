@@ -623,7 +623,8 @@ def test_monitoring_does_not_load_torch() -> None:
     code = (
         "import sys, adaloc.monitor.command, adaloc.monitor.report; "
         "mine = {m for m in sys.modules if m.startswith('adaloc.') and not m.startswith('adaloc.monitor')}; "
-        "allowed = {'adaloc.config', 'adaloc.config_simulation', 'adaloc.config_training', 'adaloc.emitters', "
+        "allowed = {'adaloc.config', 'adaloc.config_simulation', 'adaloc.config_training', "
+        "'adaloc.config_options', 'adaloc.emitters', "
         "'adaloc.errors', "
         "'adaloc.files', 'adaloc.training', "
         "'adaloc.training.run_log', 'adaloc.training.causes', 'adaloc.training.evidence', "

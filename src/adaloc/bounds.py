@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import tokenize
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -165,11 +166,14 @@ def _read_npy(handle: BinaryIO | Any, present: int, path: Path) -> npt.NDArray[A
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"it has .npy version {version[0]}.{version[1]}; 1.0 and 2.0 are read")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, is_fortran, dtype = read(handle)
+    try:
+        shape, is_fortran, dtype = read(handle)
+    except (SyntaxError, tokenize.TokenError) as error:  # NumPy parses the header as Python's literals
+        raise ValueError(f"its header is damaged ({error})") from None
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which could execute code")
     if dtype.kind not in "biuf" or any(side < 0 for side in shape):
-        raise ValueError(f"it holds {dtype} of shape {shape}, and no numbers")
+        raise ValueError(f"it holds {dtype} of shape {shape}, and no real numbers")
     needed = array_bytes(shape, dtype.itemsize)
     if needed > present:  # .npy is not compressed
         raise DataError(f"{path} is cut off: its array of shape {shape} needs {in_words(needed)}, and it has less.")
