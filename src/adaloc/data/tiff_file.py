@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import lzma
+import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ def open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
     logger.disabled = False
     try:
         with tifffile.TiffFile(path) as tiff:
+            _refuse_circle(tiff, path)
             _refuse_metadata(tiff, path)
             yield tiff
         if complaints.messages:
@@ -116,6 +118,26 @@ def _fits_when_unpacked(handle: Any, offset: int, count: int, compression: int, 
     if compression == _LZMA:
         return len(lzma.LZMADecompressor().decompress(packed, room)) < room
     return len(zlib.decompressobj().decompress(packed, room)) < room
+
+
+def _refuse_circle(tiff: tifffile.TiffFile, path: Path) -> None:
+    """A list of frames that comes back to an earlier one, which tifffile would follow for ever."""
+    form, handle, seen = tiff.tiff, tiff.filehandle, set[int]()
+    handle.seek(8 if form.is_bigtiff else 4)
+    offset = struct.unpack(form.offsetformat, handle.read(form.offsetsize))[0]
+    while 0 < offset < handle.size and offset not in seen:
+        seen.add(offset)
+        handle.seek(offset)
+        head = handle.read(form.tagnosize)
+        if len(head) < form.tagnosize:
+            return  # cut off, which tifffile says
+        handle.seek(offset + form.tagnosize + struct.unpack(form.tagnoformat, head)[0] * form.tagsize)
+        following = handle.read(form.offsetsize)
+        if len(following) < form.offsetsize:
+            return
+        offset = struct.unpack(form.offsetformat, following)[0]
+    if offset in seen:
+        raise DataError(f"The movie {path} is damaged: its list of frames runs in a circle. Copy or simulate it again.")
 
 
 def _refuse_metadata(tiff: tifffile.TiffFile, path: Path) -> None:
