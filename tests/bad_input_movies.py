@@ -174,7 +174,7 @@ CASES = [
     Case(M, "an empty TIFF", text("m.tif", ""), movie_of("m.tif"), "may be cut off or not a TIFF"),
     Case(M, "text named .tif", text("m.tif", "no movie"), movie_of("m.tif"), "may be cut off or not a TIFF"),
     Case(M, "a TIFF cut off in the middle", cut_tiff, movie_of("m.tif"), "cut off"),
-    Case(M, "a TIFF whose list of frames goes in a circle", circular_tiff, movie_of("m.tif"), "cannot be read"),
+    Case(M, "a TIFF whose list of frames goes in a circle", circular_tiff, movie_of("m.tif"), "runs in a circle"),
     Case(M, "a movie in colour", of_array(np.zeros((8, 9, 3), np.uint8), photometric="rgb"), movie_of("m.tif"), "is in colour"),
     Case(M, "a movie with channels", of_array(np.zeros((3, 2, 8, 9), np.uint16), metadata={"axes": "TCYX"}, photometric="minisblack", imagej=True), movie_of("m.tif"), "has channels, planes or positions"),
     Case(M, "NaN pixels", of_array(np.full((2, 8, 9), np.nan, np.float32), photometric="minisblack"), movie_of("m.tif"), "NaN or infinite pixels in frame 0"),

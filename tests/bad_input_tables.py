@@ -242,6 +242,7 @@ CASES = [
     Case(L, "an HDF5 with a chunk of 2 GiB for ten rows", hdf5(huge("locs", (10,), "f4,u4", (2**28,))), by(locs, "f.h5"), "claims 2 GiB"),
     Case(L, "an HDF5 that is a link to another file", linked, by(locs, "f.h5"), "Links are not followed"),
     Case(L, "an HDF5 whose data are another file's bytes", kept_elsewhere, by(locs, "f.h5"), "lie in other files"),
+    Case(L, "an HDF5 file whose only name is no text", hdf5(lambda f: f.create_dataset(b"\xff\xfe", (3,))), by(locs, "f.h5"), "holds \ufffd\ufffd: neither"),
     Case(L, "an HDF5 table with texts of any length", hdf5(lambda f: f.create_dataset("locs", (3,), h5py.string_dtype())), by(locs, "f.h5"), "and no numbers"),
     Case(L, "a Picasso file without a pixel size", hdf5(picasso()), by(lambda p: read_localizations(p), "f.h5"), "Give it with --pixel-size-nm"),
     Case(L, "a DECODE file whose columns differ in length", hdf5(decode_wrong), by(locs, "f.h5"), "has the shape (2,), frame_ix has 3 rows"),

@@ -11,6 +11,7 @@ of all runs together.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -128,7 +129,18 @@ def fuzz(name: str, seconds: int, work: Path, corpora: Path | None) -> None:
         f"-max_total_time={seconds}", f"-max_len={_MOST_INPUT_BYTES}", "-rss_limit_mb=3000", "-timeout=60",
         "-print_final_stats=1", "-verbosity=1", f"-artifact_prefix={work}/",
     ]  # fmt: skip
-    atheris.Setup([sys.argv[0], *options, str(corpus)], lambda data: feed(target, data, inputs))
+
+    def once(data: bytes) -> None:
+        try:
+            feed(target, data, inputs)
+        except BaseException:
+            # Kept by ourselves: in a forked process the fuzzer does not come to write what it found.
+            (work / f"crash-{hashlib.sha1(data).hexdigest()}").write_bytes(data)
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+
+    atheris.Setup([sys.argv[0], *options, str(corpus)], once)
     atheris.Fuzz()
 
 

@@ -154,7 +154,8 @@ def _read_csv(path: Path, pixel_size_nm: PixelSize | None) -> LocalizationFile:
 def _read_hdf5(path: Path, pixel_size_nm: PixelSize | None) -> LocalizationFile:
     try:
         with h5py.File(path, "r") as file:
-            names = list(file)
+            # HDF5 lets a name be any bytes; h5py gives those that are no text as they are.
+            names = [name if isinstance(name, str) else name.decode("utf-8", "replace") for name in file]
             table, metadata, data = dataset(file, "locs"), dataset(file, "metadata"), member(file, "data")
             locs = None if table is None else read_numbers(table)
             embedded = None if metadata is None else read_text(metadata)
