@@ -25,7 +25,7 @@ from adaloc.emitters import EmitterTable
 from adaloc.errors import AdalocError, DataError
 from adaloc.evaluation.metrics import Scored
 from adaloc.monitor.axes import Scale, linear_ticks, log_ticks
-from adaloc.monitor.chart import Chart, Curve, draw, thinned
+from adaloc.monitor.chart import Band, Chart, Curve, draw, thinned
 from adaloc.monitor.chinese import CHINESE
 from adaloc.monitor.compare import find_runs, json_table, load_runs, make_row, markdown_table
 from adaloc.monitor.log import load_run
@@ -104,6 +104,13 @@ def test_a_curve_has_gaps_where_it_is_not_finite() -> None:
 def test_the_band_is_as_wide_as_the_noise() -> None:
     noise = moving_noise(1.0 + 0.1 * np.random.default_rng(0).standard_normal(4000))
     assert float(np.median(noise[100:])) == pytest.approx(0.1, rel=0.1)
+
+
+def test_a_band_that_reaches_below_zero_ends_below_a_logarithmic_picture() -> None:
+    x = np.arange(1.0, 4.0)
+    band = Band("b", x, np.array([0.5, -1.0, 0.4]), np.array([2.0, 3.0, 2.0]), "c1")
+    figure = draw(Chart("q", "", "l", "x", "y", [Curve("c", x, np.ones(3), "c1")], bands=[band], log=True))
+    assert "nan" not in figure.lower()
 
 
 # Languages

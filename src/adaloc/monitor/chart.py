@@ -286,7 +286,10 @@ def _band(band: Band, x_scale: Scale, y_scale: Scale) -> str:
     if not known.any():
         return ""
     x = x_scale.of(band.x[known])
-    low, high = y_scale.of(band.low[known]), y_scale.of(band.high[known])
+    edges = band.low[known], band.high[known]
+    if y_scale.log:  # where the noise reaches below zero, the band reaches below the picture
+        edges = np.maximum(edges[0], y_scale.low / 10), np.maximum(edges[1], y_scale.low / 10)
+    low, high = y_scale.of(edges[0]), y_scale.of(edges[1])
     columns = int(x_scale.end - x_scale.start) // 2
     chosen = np.unique(np.linspace(0, len(x) - 1, min(len(x), columns)).astype(int))
     there = "L".join(f"{a:.1f},{b:.1f}" for a, b in zip(x[chosen], high[chosen], strict=True))
