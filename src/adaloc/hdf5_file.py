@@ -157,9 +157,23 @@ def read_text(source: h5py.Dataset) -> bytes | None:
         return None
     if source.dtype.hasobject:
         require_sound_heaps(source.file)
+        _require_plausible_text(source)
     value = source[()]
     value = value.item() if isinstance(value, np.ndarray) else value
     return value.encode() if isinstance(value, str) else value if isinstance(value, bytes) else None
+
+
+def _require_plausible_text(source: h5py.Dataset) -> None:
+    """Refuses a text of variable length that claims more than its file, for which the library would make room."""
+    path = Path(source.file.filename)
+    place = source.id.get_offset()  # of the descriptor: length, address of the heap, number in it
+    if place is None:
+        raise DataError(f"{path}: the text {source.name} is not stored in one piece. It is not read.")
+    with path.open("rb") as handle:
+        handle.seek(place)
+        head = handle.read(4)
+    if len(head) < 4 or struct.unpack("<I", head)[0] > path.stat().st_size:
+        raise DataError(f"{path}: the text {source.name} claims more than the file holds. It is damaged.")
 
 
 def require_sound_heaps(file: h5py.File) -> None:
@@ -169,7 +183,7 @@ def require_sound_heaps(file: h5py.File) -> None:
     size that it reads there, and does not notice when that is 0 (a fuzzer found it). A heap is found by its signature.
 
     Raises:
-        DataError: when an object of a heap ends where it begins, or outside of the heap.
+        DataError: when a heap reaches beyond the file, or an object of it ends where it begins or outside of the heap.
         OSError: when the file cannot be read.
     """
     path = Path(file.filename)
@@ -187,8 +201,10 @@ def _walk_heaps(path: Path, size: int, changed_ns: int, length_bytes: int) -> No
         heap = content.find(b"GCOL\x01")
         while 0 <= heap <= size - _HEAP_HEADER_BYTES:
             end = heap + number.unpack_from(content, heap + 8)[0]
+            if end > size:  # the library makes room for all that a heap claims
+                raise DataError(f"{path}: the texts in it are damaged (a heap at byte {heap}). It is not read.")
             place = heap + _HEAP_HEADER_BYTES
-            while end <= size and place + _HEAP_HEADER_BYTES <= end:
+            while place + _HEAP_HEADER_BYTES <= end:
                 taken = number.unpack_from(content, place + 8)[0]
                 if content[place : place + 2] != b"\0\0":  # number 0 is free space, whose size counts its header
                     taken = _HEAP_HEADER_BYTES + -(-taken // 8) * 8
