@@ -13,10 +13,12 @@ Smaller arrays are made whatever the file's size: constant maps and empty frames
 from __future__ import annotations
 
 import functools
+import lzma
 import math
 import os
 import tokenize
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -144,8 +146,12 @@ def load_npz(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
                 # The module unpacks at most the size that the directory names, so this bounds what follows.
                 size = archive.getinfo(member).file_size
                 require_plausible(size, file_bytes, path, name)
-                with archive.open(member) as handle:
-                    arrays[name] = _read_npy(handle, size, path)
+                try:
+                    with archive.open(member) as handle:
+                        arrays[name] = _read_npy(handle, size, path)
+                except (zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError) as error:
+                    # What it was packed with is damaged, unknown, or asks for a password.
+                    raise ValueError(f"{name} cannot be unpacked ({error})") from None
     return arrays
 
 

@@ -137,13 +137,12 @@ def read_field_map(path: Path) -> FieldMap:
             )
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise DataError(f"The field map {path} cannot be read as HDF5: {error}") from None
-    if phase.ndim != 3 or len(phase) != NUM_MODES or coords.shape != (len(magnitude), 2) or len(coords) == 0:
+    is_right = coords.ndim == 2 and coords.shape[1] == 2 and magnitude.shape == (len(coords), NUM_MODES)
+    if phase.ndim != 3 or len(phase) != NUM_MODES or not is_right or len(coords) == 0:
         raise DataError(
             f"The field map {path} has z_maps/phase {phase.shape}, coords {coords.shape} and zernike/coeff_mag "
             f"{magnitude.shape}; expected (21, H, W), (P, 2) and (P, 21)."
         )
-    if magnitude.shape != (len(coords), NUM_MODES):
-        raise DataError(f"The field map {path} has zernike/coeff_mag {magnitude.shape}; expected (P, 21).")
     if not all(np.isfinite(part).all() for part in (phase, coords, magnitude)):
         raise DataError(f"The field map {path} holds values that are not finite.")
     return FieldMap(phase, coords, magnitude)
