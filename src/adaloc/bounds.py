@@ -174,7 +174,7 @@ def _read_npy(handle: BinaryIO | Any, present: int, path: Path) -> npt.NDArray[A
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
         shape, is_fortran, dtype = read(handle)
-    except (SyntaxError, tokenize.TokenError) as error:  # NumPy parses the header as Python's literals
+    except (SyntaxError, TypeError, RecursionError, tokenize.TokenError) as error:  # NumPy parses Python's literals
         raise ValueError(f"its header is damaged ({error})") from None
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which could execute code")
