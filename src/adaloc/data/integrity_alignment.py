@@ -29,7 +29,7 @@ from adaloc.data.integrity_scores import (
     weight_maps,
     z_score,
 )
-from adaloc.data.integrity_spot import displacement, mean_spot
+from adaloc.data.integrity_spot import displacement, mean_spot, vertex
 from adaloc.data.windows import Sample
 from adaloc.emitters import FloatArray, IntArray
 from adaloc.simulation.psf import PSF
@@ -329,11 +329,6 @@ def _centre(total: FloatArray) -> tuple[float, float] | None:
     if not (0 < row < 2 * side - 2 and 0 < column < 2 * side - 2):
         return None
     patch = mirrored[row - 1 : row + 2, column - 1 : column + 2]
-
-    def vertex(values: FloatArray) -> float:
-        curvature = float(values[0] - 2 * values[1] + values[2])
-        return 0.5 * float(values[0] - values[2]) / curvature if curvature < 0 else 0.0
-
     x = float(column) + vertex(patch[1])
     y = float(row) + vertex(patch[:, 1])
     return x / 2 - reach, y / 2 - reach

@@ -56,15 +56,15 @@ def displacement(total: FloatArray, spot: FloatArray) -> tuple[float, float]:
     match = (product / np.sqrt(np.maximum(power, 1e-12 * power.max())))[::-1, ::-1]
     reach = len(match) // 2
     row, column = np.unravel_index(int(np.argmax(match)), match.shape)
-    x = float(column) + _vertex(match[row], int(column))
-    y = float(row) + _vertex(match[:, column], int(row))
+    x, y = (
+        int(peak) + (vertex(line[peak - 1 : peak + 2]) if 0 < peak < len(line) - 1 else 0.0)
+        for line, peak in ((match[row], column), (match[:, column], row))
+    )
     return x - reach, y - reach
 
 
-def _vertex(values: FloatArray, index: int) -> float:
-    """Of the parabola through a highest value and its neighbours; 0 at the border."""
-    if not 0 < index < len(values) - 1:
-        return 0.0
-    left, middle, right = values[index - 1 : index + 2]
+def vertex(around_3: FloatArray) -> float:
+    """Of the parabola through a highest value and its two neighbours, from the middle; 0 where there is none."""
+    left, middle, right = (float(value) for value in around_3)
     curvature = left - 2 * middle + right
-    return float(0.5 * (left - right) / curvature) if curvature < 0 else 0.0
+    return 0.5 * (left - right) / curvature if curvature < 0 else 0.0
