@@ -173,7 +173,7 @@ def _localize(
         maps = maps_of_movie(
             model.config.simulation.camera, options.camera_maps, options.camera_origin_px, (movie.height, movie.width)
         )
-        sample = _sample_frames(movie, view)
+        sample = sample_frames(movie, view)
         seen = None if maps is None else maps.cut((view.region.top, view.region.left), sample.shape[1:])
         for warning in [*movie.notes, *mismatches(model, sample, movie.pixel_size_nm, options.pixel_size_nm, seen)]:
             console.print(f"[yellow]Warning:[/yellow] {warning}", soft_wrap=True)
@@ -287,7 +287,7 @@ def _settings(model_path: Path, movie: Movie, view: View, options: LocalizeOptio
     }
 
 
-def _sample_frames(movie: Movie, view: View) -> npt.NDArray[Any]:
+def sample_frames(movie: Movie, view: View) -> npt.NDArray[Any]:
     """Successive frames from the middle of the view, as many as bounded memory allows, cut to its region."""
     count = max(1, min(_SAMPLED_FRAMES, len(view), _SAMPLED_BYTES // movie.bytes_per_frame))
     begin = view.begin + (len(view) - count) // 2

@@ -11,7 +11,7 @@ import numpy as np
 
 from adaloc.emitters import EmitterTable, concatenate
 from adaloc.errors import DataError
-from adaloc.localize.command import certain_rows, mismatches
+from adaloc.localize.command import certain_rows, mismatches, sample_frames
 from adaloc.localize.inference import localize_stream, view_of
 from adaloc.localize.movie import Movie
 from adaloc.localize.movie.interface import FrameArray
@@ -19,8 +19,6 @@ from adaloc.models.device import choose_device
 from adaloc.models.model_file import load_model
 from adaloc.napari_plugin.layers import LayerData, MovieArray, found_layer
 from adaloc.simulation.camera_maps import maps_of_movie
-
-_LOOKED_AT_FRAMES = 40
 
 
 class LayerMovie(Movie):
@@ -98,9 +96,7 @@ def predict(
     model.network.to(choose_device(device))
     view = view_of(movie, frames)
     maps = maps_of_movie(model.config.simulation.camera, None, None, (movie.height, movie.width))
-    count = min(_LOOKED_AT_FRAMES, len(view))
-    begin = view.begin + (len(view) - count) // 2
-    for warning in mismatches(model, movie.read(begin, begin + count), movie.pixel_size_nm, None, maps):
+    for warning in mismatches(model, sample_frames(movie, view), movie.pixel_size_nm, None, maps):
         warn(warning)
     size = model.config.simulation.optics.pixel_size_nm
     tables: list[EmitterTable] = []
