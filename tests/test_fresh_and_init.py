@@ -11,7 +11,8 @@ import torch
 
 from adaloc.config import Config
 from adaloc.data.fresh import FreshWindows, MixedWindows, make_windows
-from adaloc.data.windows import Sample, TrainingWindows, load_samples, split_samples
+from adaloc.data.training_windows import TrainingWindows
+from adaloc.data.windows import Sample, load_samples, split_samples
 from adaloc.errors import CheckpointError, DataError
 from adaloc.training.checkpoint import LATEST, load_checkpoint
 from adaloc.training.learning_rate import LearningRate

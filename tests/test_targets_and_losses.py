@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from adaloc.config import Config, TrainingConfig, UnifiedLossConfig
 from adaloc.data.scaling import Scaling
 from adaloc.data.targets import BACKGROUND, EmitterRows, decode_targets, encode_targets
-from adaloc.data.windows import Cut, Sample, TrainingWindows, make_batch, measure_training_scaling, validation_batches
+from adaloc.data.training_windows import TrainingWindows
+from adaloc.data.windows import Cut, Sample, make_batch, measure_training_scaling, validation_batches
 from adaloc.models.losses import ChannelLoss, left_out_channels, make_loss
 from adaloc.simulation.frames import simulate_sample
 from adaloc.simulation.psf import make_psf

@@ -73,10 +73,13 @@ class DataConfig(Section):
     simulate_if_missing: bool = Field(
         False, description="missing samples are simulated as `simulation` says; else they are an error"
     )
-    batch_size: int = Field(16, ge=1, description="windows in a step")
+    batch_size: int = Field(16, ge=1, description="target frames in a step")
     num_workers: int = Field(0, ge=0, description="loader processes; 0 is fastest while the data fits in memory")
     image_size: int = Field(40, ge=8, description="px; larger frames are cropped, at random places in training")
     consecutive_frames: Literal[1, 3] = Field(3, description="3: previous, target and next frame; 1: the target alone")
+    targets_per_window: int = Field(
+        1, ge=1, le=64, description="consecutive target frames of a training window; they share the frames between them"
+    )
     sample_subset: Annotated[int, Field(ge=2)] | list[str] | None = Field(
         None, description="first N samples, or their names"
     )
@@ -97,6 +100,25 @@ class DataConfig(Section):
         0.0, ge=0, le=1, description="share of the training windows that are simulated while the network trains"
     )
     fresh_reuse: int = Field(1, ge=1, le=1000, description="times that such a window is used before it is thrown away")
+
+    @property
+    def window_frames(self) -> int:
+        """Frames of a training window: its targets and, with three consecutive frames, one before and one after."""
+        return self.targets_per_window + self.consecutive_frames - 1
+
+    @property
+    def windows_per_batch(self) -> int:
+        """Training windows in a step."""
+        return self.batch_size // self.targets_per_window
+
+    @model_validator(mode="after")
+    def _windows_are_whole(self) -> DataConfig:
+        if self.batch_size % self.targets_per_window:
+            raise ValueError(
+                f"targets_per_window: a batch of {self.batch_size} targets cannot be put together from windows of "
+                f"{self.targets_per_window}; make batch_size a multiple of it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fresh_windows_need_no_workers(self) -> DataConfig:

@@ -82,6 +82,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "quarter_turns": {"data": {"augment_quarter_turns": True}},
     "no_mirror": {"data": {"augment_mirror": False}},
     "no_time_reversal": {"data": {"augment_time_reversal": False}},
+    "windows_of_2": {"data": {"targets_per_window": 2}},
+    "windows_of_4": {"data": {"targets_per_window": 4}},
     "independent_stages": {"network": {"first_stage": "independent"}},
     "no_normalization": {"network": {"normalization": "none"}},
     "channel_normalization": {"network": {"normalization": "channel"}},

@@ -18,7 +18,8 @@ import torch
 from adaloc.config import CameraConfig, Config
 from adaloc.data.generate import FIELD_MAP_FILE, field_map_of, psf_of_data, read_description
 from adaloc.data.randomization import random_microscope
-from adaloc.data.windows import Cut, Sample, TrainingWindows, draw_quarter_turns, make_sample
+from adaloc.data.training_windows import TrainingWindows, draw_quarter_turns
+from adaloc.data.windows import Cut, Sample, make_sample
 from adaloc.emitters import IntArray
 from adaloc.errors import DataError
 from adaloc.random_streams import Stream, numpy_stream
@@ -47,7 +48,7 @@ class FreshWindows:
     """
 
     def __init__(self, config: Config, device: torch.device) -> None:
-        frames = min(max(_MOVIE_FRAMES, config.data.consecutive_frames), config.simulation.num_frames)
+        frames = min(max(_MOVIE_FRAMES, config.data.window_frames), config.simulation.num_frames)
         self._simulation = config.simulation.model_copy(update={"num_frames": frames})
         self._data, self._seed, self._device = config.data, config.seed, device
         root = config.data.root
@@ -57,14 +58,14 @@ class FreshWindows:
             self._psf.to(device)
         described = (root / FIELD_MAP_FILE).is_file()
         self._field_map = read_field_map(root / FIELD_MAP_FILE) if described else field_map_of(config)
-        self._starts = frames - config.data.consecutive_frames + 1
+        self._windows = (frames - config.data.consecutive_frames + 1) // config.data.targets_per_window
         self._blocks: dict[int, list[Cut]] = {}
         self.seconds = 0.0
 
     @property
     def windows_per_block(self) -> int:
         """Windows that a block gives, each as often as it is used."""
-        return _MOVIES * self._starts * self._data.fresh_reuse
+        return _MOVIES * self._windows * self._data.fresh_reuse
 
     @property
     def frames_per_window(self) -> float:
@@ -102,7 +103,7 @@ class FreshWindows:
         return simulate_sample(simulation, self._psf, field_map, seed=seed, index=index, device=self._device)
 
     def _order(self, samples: Sequence[Sample], rng: np.random.Generator) -> list[Cut]:
-        num = len(samples) * self._starts
+        num = len(samples) * self._windows
         order: IntArray = np.concatenate([rng.permutation(num) for _ in range(self._data.fresh_reuse)])
         place = rng.random((len(order), 2))
         turned = rng.random((len(order), 3)) < 0.5
@@ -110,13 +111,14 @@ class FreshWindows:
         turns = draw_quarter_turns(self._data, len(order), rng)
         free = self._simulation.image_size_px - self._data.image_size + 1
         corner = (place * free).astype(int)
-        return [
-            Cut(
-                samples[i // self._starts], int(i % self._starts), int(top), int(left), bool(across), bool(down),
-                bool(reverse), int(quarter),
-            )
-            for i, (top, left), (across, down, reverse), quarter in zip(order, corner, turned, turns, strict=True)
-        ]  # fmt: skip
+        targets = self._data.targets_per_window
+        cuts = []
+        for i, (top, left), flips, quarter in zip(order, corner, turned, turns, strict=True):
+            movie, window = divmod(int(i), self._windows)
+            mirror_x, mirror_y, reverse = (bool(flip) for flip in flips)
+            where = window * targets, int(top), int(left)
+            cuts.append(Cut(samples[movie], *where, mirror_x, mirror_y, reverse, int(quarter)))
+        return cuts
 
 
 class MixedWindows(TrainingWindows):
@@ -129,7 +131,6 @@ class MixedWindows(TrainingWindows):
         super().__init__(samples, config)
         self.fresh = fresh
         self._share = config.data.fresh_share
-        self._batch_size = config.data.batch_size
         self.num_different = 2**62  # without an end
 
     def cuts(self, step: int) -> list[Cut]:
@@ -144,8 +145,7 @@ class MixedWindows(TrainingWindows):
         return num - (last - first)
 
     def _fresh_of(self, step: int, num: int) -> tuple[int, int]:
-        epoch, part = divmod(step, self.steps_per_epoch)
-        before = epoch * len(self) + part * self._batch_size
+        before, _ = self._numbers(step)
         return fresh_positions(self._share, before, before + num)
 
 

@@ -17,7 +17,6 @@ import torch
 
 from adaloc.config import CameraConfig, Config, DataConfig
 from adaloc.data.batch import Batch as Batch
-from adaloc.data.randomization import randomized
 from adaloc.data.sample_folder import (
     find_movie,
     list_samples,
@@ -202,72 +201,11 @@ def check_sizes(samples: Sequence[Sample], data: DataConfig) -> None:
             raise DataError(
                 f"The sample {sample.name} is {height} x {width} px, smaller than data.image_size {data.image_size}."
             )
-        if num_frames < data.consecutive_frames:
+        if num_frames < data.window_frames:
             raise DataError(
-                f"The sample {sample.name} has {num_frames} frames, fewer than data.consecutive_frames "
-                f"({data.consecutive_frames})."
+                f"The sample {sample.name} has {num_frames} frames, fewer than the {data.window_frames} of a training "
+                "window (data.consecutive_frames, data.targets_per_window)."
             )
-
-
-class TrainingWindows:
-    """The batches of a run: item `step` is the batch of that step, counted from the start of the run.
-
-    In each epoch every sample gives one window at a random start frame and a random place; `num_different` is how many
-    different ones there are, mirror images not counted.
-    """
-
-    def __init__(self, samples: Sequence[Sample], config: Config) -> None:
-        self._samples = samples
-        self._data, self._camera = config.data, config.simulation.camera
-        self._seed = config.seed
-        self.steps_per_epoch = -(-len(samples) // config.data.batch_size)
-        size, length = config.data.image_size, config.data.consecutive_frames
-        extents = [np.array(sample.frames_THW.shape) - (length, size, size) + 1 for sample in samples]
-        self.num_different = int(sum(extent.prod() for extent in extents))
-
-    def __len__(self) -> int:
-        """Windows in an epoch."""
-        return len(self._samples)
-
-    def __getitem__(self, step: int) -> Batch:
-        """The batch of a step."""
-        length, ranges = self._data.consecutive_frames, self._data.randomization
-        cuts = self.cuts(step)
-        batch = make_batch(cuts, length, self._data.image_size, length)
-        if not ranges.changes_recorded:
-            return batch
-        rng = numpy_stream(self._seed, Stream.RANDOMIZATION, step=step)
-        return randomized(batch, self.num_recorded(step, len(cuts)), ranges, self._camera, rng)
-
-    def num_recorded(self, step: int, num: int) -> int:
-        """How many of the `num` windows of a step are from the sample folders; they come first."""
-        return num
-
-    def cuts(self, step: int) -> list[Cut]:
-        """The windows of a step."""
-        epoch, part = divmod(step, self.steps_per_epoch)
-        rng = numpy_stream(self._seed, Stream.WINDOWS, step=epoch)
-        order = rng.permutation(len(self._samples))
-        place = rng.random((len(self._samples), 3))
-        size, length = self._data.image_size, self._data.consecutive_frames
-        chosen = order[part * self._data.batch_size : (part + 1) * self._data.batch_size]
-        # Drawn last, so that switching one on does not move the windows.
-        turned = rng.random((len(self._samples), 3)) < 0.5
-        turned &= np.array([self._data.augment_mirror, self._data.augment_mirror, self._data.augment_time_reversal])
-        turns = draw_quarter_turns(self._data, len(self._samples), rng)
-        cuts = []
-        for index in chosen:
-            extents = np.array(self._samples[index].frames_THW.shape) - (length, size, size)
-            start, top, left = (place[index] * (extents + 1)).astype(int)
-            mirror_x, mirror_y, reverse = (bool(turn) for turn in turned[index])
-            where = int(start), int(top), int(left)
-            cuts.append(Cut(self._samples[index], *where, mirror_x, mirror_y, reverse, int(turns[index])))
-        return cuts
-
-
-def draw_quarter_turns(data: DataConfig, num: int, rng: np.random.Generator) -> IntArray:
-    """(num,) how often each window is turned by 90 degrees: 0 to 3, or 0 where the config asks for no turns."""
-    return rng.integers(0, 4, num) if data.augment_quarter_turns else np.zeros(num, dtype=np.int64)
 
 
 def validation_batches(samples: Sequence[Sample], data: DataConfig) -> list[Batch]:

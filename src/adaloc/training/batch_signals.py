@@ -69,25 +69,26 @@ class Contrast:
         }
 
 
-def light_contrast(photons_NHW: torch.Tensor, targets_NKHW: torch.Tensor) -> Contrast:
+def light_contrast(photons_NHW: torch.Tensor, targets_NKHW: torch.Tensor, per_window: int = 1) -> Contrast:
     """Whether there is more light where the targets say that emitters are. Needs no model.
 
     Args:
         photons_NHW: the target frames, in any affine unit of light.
         targets_NKHW: targets; only the probability is looked at.
+        per_window: targets in a row that are of one window and may show the same emitters.
 
     Returns:
         Empty for a single window: there is no other to compare with.
     """
     num, height, width = photons_NHW.shape
-    if num < 2:
+    if num <= per_window:
         return Contrast()
     light = photons_NHW - photons_NHW.mean((1, 2), keepdim=True)
     light = light / photons_NHW.std().clamp_min(1e-9)
     box = min(_BOX_PX, height, width)
     light = F.avg_pool2d(light[:, None], box, stride=1, padding=box // 2, count_include_pad=False)[:, 0]
     window, row, column = torch.nonzero(targets_NKHW[:, PROBABILITY] == 1, as_tuple=True)
-    own, other = light[window, row, column], light[(window + 1) % num, row, column]
+    own, other = light[window, row, column], light[(window + per_window) % num, row, column]
     swapped = light[window, column.clamp_max(height - 1), row.clamp_max(width - 1)]
     return Contrast(
         own=float(own.sum()),
@@ -151,13 +152,15 @@ def mode_difference(training_NKHW: torch.Tensor, evaluation_NKHW: torch.Tensor) 
     return float((difference[varies] / variance[varies]).median()) if bool(varies.any()) else None
 
 
-def shuffle_gap(loss: ChannelLoss, outputs_NKHW: torch.Tensor, targets_NKHW: torch.Tensor) -> float | None:
+def shuffle_gap(
+    loss: ChannelLoss, outputs_NKHW: torch.Tensor, targets_NKHW: torch.Tensor, per_window: int = 1
+) -> float | None:
     """How much worse the outputs of the other windows score, as a share of their loss; 0 when inputs do not matter.
 
     None for a single window.
     """
-    if len(outputs_NKHW) < 2:
+    if len(outputs_NKHW) <= per_window:
         return None
     own = float(loss.total(loss.sums(outputs_NKHW, targets_NKHW)))
-    shuffled = float(loss.total(loss.sums(outputs_NKHW.roll(1, dims=0), targets_NKHW)))
+    shuffled = float(loss.total(loss.sums(outputs_NKHW.roll(per_window, dims=0), targets_NKHW)))
     return (shuffled - own) / max(abs(shuffled), 1e-12)

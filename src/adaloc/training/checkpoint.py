@@ -22,6 +22,7 @@ _MUST_AGREE = (
     "training.decay_biases_and_norms", "training.accumulation_steps", "training.loss_type",
     "training.loss_weights", "training.unified_loss_config", "training.simple_combined_config",
     "data.augment_quarter_turns", "data.randomization", "training.ema_decay", "training.training_terms",
+    "data.targets_per_window",
 )  # fmt: skip
 """What cannot change within a run: its curve would mean something else before and after."""
 _KEYS = {

@@ -89,7 +89,7 @@ def diagnose_in_training(run: Run, tell: Callable[[Diagnosis], None], *, force: 
 
 def _is_fault(run: Run, finding: Finding) -> bool:
     """Few data repeat by themselves: that is a choice, and no reason to stop."""
-    few = run.windows.num_different <= REMEMBERED_BATCHES * run.config.data.batch_size
+    few = run.windows.num_different <= REMEMBERED_BATCHES * run.config.data.windows_per_batch
     return finding.cause != "repeated_batch" or not few
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from torch.utils.data import DataLoader, Dataset
 
-from adaloc.data.windows import Batch, TrainingWindows
+from adaloc.data.training_windows import TrainingWindows
+from adaloc.data.windows import Batch
 from adaloc.stopping import hidden_from_children
 
 

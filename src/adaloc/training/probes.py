@@ -110,7 +110,7 @@ def noise_scale(run: Run) -> dict[str, float | None]:
         return {"noise_over_batch": None}
     total: torch.Tensor | None = None
     squares = 0.0
-    n = max(_FEWEST_NOISE_BATCHES, _NOISE_WINDOWS // run.config.data.batch_size)
+    n = max(_FEWEST_NOISE_BATCHES, _NOISE_WINDOWS // run.config.data.windows_per_batch)
     for i in range(n):
         trial.model.network.zero_grad(set_to_none=True)  # also what the optimizer does not hold
         parts.backward(trial, run.windows[_FAR_STEP + i].to(run.device))

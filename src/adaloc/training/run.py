@@ -17,15 +17,8 @@ from adaloc.config import Config
 from adaloc.data.fresh import make_windows
 from adaloc.data.scaling import Scaling
 from adaloc.data.targets import encode_targets
-from adaloc.data.windows import (
-    Batch,
-    Cut,
-    Sample,
-    TrainingWindows,
-    make_batch,
-    measure_training_scaling,
-    validation_batches,
-)
+from adaloc.data.training_windows import TrainingWindows
+from adaloc.data.windows import Batch, Cut, Sample, make_batch, measure_training_scaling, validation_batches
 from adaloc.errors import CheckpointError
 from adaloc.models.device import choose_device, device_of, keep_freed_memory, use_bfloat16
 from adaloc.models.losses import ChannelLoss, LossSums, make_loss

@@ -190,7 +190,7 @@ class Observer:
         photons = to_photons(batch.adu_BTHW, run.config.simulation.camera)
         margin = run.config.data.consecutive_frames // 2
         middle = photons[:, margin : photons.shape[1] - margin].flatten(0, 1)
-        self._window.contrast += light_contrast(middle, targets)
+        self._window.contrast += light_contrast(middle, targets, run.config.data.targets_per_window)
         self._window.targets = target_signals(run.loss, targets)
 
     def _compare_gradients(self, run: Run, step: int) -> None:
@@ -260,7 +260,7 @@ def look_at_batch(run: Run, batch: Batch, num: int) -> dict[str, Any]:
             "train_mode_loss": float(run.loss.total(sums)),
             "eval_mode_loss": eval_loss,
             "mode_difference": mode_difference(outputs.detach(), evaluated),
-            "shuffle_gap": shuffle_gap(run.loss, outputs.detach(), targets),
+            "shuffle_gap": shuffle_gap(run.loss, outputs.detach(), targets, run.config.data.targets_per_window),
             "half_windows": num,
             "half_gradient_norm": norm if num < len(batch.adu_BTHW) else None,
         }
@@ -272,7 +272,7 @@ def noise_signals(half_norm: float, norm: float, half_windows: int, run: Run) ->
 
     Each alone may be negative by chance; their sums over several looks are what is meant to be read.
     """
-    whole = min(run.config.data.batch_size, len(run.windows))
+    whole = min(run.config.data.windows_per_batch, len(run.windows))
     if whole <= half_windows:
         return {}
     return {
