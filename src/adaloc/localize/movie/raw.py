@@ -101,13 +101,20 @@ def open_picasso_raw(path: Path) -> Movie:
         order = info.get("Byte Order", "<")
         if order not in ("<", ">"):
             raise ValueError(f"'Byte Order' is {order!r}, expected < or >")
-        dtype = np.dtype(str(info["Data Type"])).newbyteorder(order)
+        dtype = _number_type(str(info["Data Type"])).newbyteorder(order)
     except (KeyError, TypeError, ValueError) as error:
         missing = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise MovieError(f"{sidecar}, the metadata of {path.name}, cannot be used: {missing}.") from None
     pixel = info.get("Pixelsize", info.get("Camera.Pixelsize"))
     square = PixelSize(x=pixel, y=pixel) if isinstance(pixel, int | float) and 1 < pixel < 10_000 else None
     return _frames_in_a_row(path, sidecar, (num_frames, height, width), dtype, "Frames", square)
+
+
+def _number_type(name: str) -> np.dtype[Any]:
+    """The type of a pixel. NumPy reads more than names of types here, and fails on some in its own ways."""
+    if not re.fullmatch(r"[<>=|]?(uint|int|float|u|i|f)[0-9]{1,2}", name):
+        raise ValueError(f"'Data Type' is {name[:40]!r}, expected for example uint16")
+    return np.dtype(name)
 
 
 def open_dax(path: Path) -> Movie:

@@ -102,6 +102,11 @@ class _PagedTiffMovie(Movie):
             except Exception as error:
                 # tifffile and its decoders raise many kinds of errors on broken pages; each means the same here.
                 raise MovieError(f"The movie {self._path} cannot be read at frame {index}: {error}.") from None
+            if frame.size != self.height * self.width:
+                raise MovieError(
+                    f"The movie {self._path} cannot be read at frame {index}: it holds {frame.size} pixels instead "
+                    f"of {self.height} x {self.width}. It is damaged."
+                )
             frames[index - begin] = frame.reshape(self.height, self.width)
         return frames
 
