@@ -161,7 +161,7 @@ def rapidstorm_columns(path: Path) -> ForeignColumns:
         if missing:
             raise DataError(f"{path} looks like a rapidSTORM file but lacks the fields {', '.join(sorted(missing))}.")
         for child in fields:
-            if child.attrib["identifier"].startswith("Position") and child.attrib.get("unit") != "nanometer":
+            if child.attrib.get("identifier", "").startswith("Position") and child.attrib.get("unit") != "nanometer":
                 raise DataError(f"{path}: positions are in {child.attrib.get('unit')}, expected nanometer.")
         lines = [line for line in handle if line.strip() and not line.startswith("#")]
     if not lines:
