@@ -146,6 +146,7 @@ def attribute(holder: h5py.Group | h5py.Dataset, name: str) -> Any:
     if is_variable or count * max(value.dtype.itemsize, 1) > _MOST_ATTRIBUTE_BYTES:
         raise DataError(f"{holder.file.filename}: the attribute {name} claims {count} values of {value.dtype}.")
     if value.dtype.hasobject:
+        _require_text_type(holder.file, value.dtype, f"attribute {name}")
         require_sound_heaps(holder.file)
     return holder.attrs[name]
 
@@ -156,11 +157,18 @@ def read_text(source: h5py.Dataset) -> bytes | None:
     if source.shape is None or array_bytes(source.shape, 1) != 1:
         return None
     if source.dtype.hasobject:
+        _require_text_type(source.file, source.dtype, f"dataset {source.name}")
         require_sound_heaps(source.file)
         _require_plausible_text(source)
     value = source[()]
     value = value.item() if isinstance(value, np.ndarray) else value
     return value.encode() if isinstance(value, str) else value if isinstance(value, bytes) else None
+
+
+def _require_text_type(file: h5py.File, dtype: np.dtype[Any], what: str) -> None:
+    """Refuses all objects but texts: of a damaged list of lists the library follows any address (a fuzzer found it)."""
+    if h5py.check_string_dtype(dtype) is None:
+        raise DataError(f"{file.filename}: the {what} holds lists or references where a text belongs. It is not read.")
 
 
 def _require_plausible_text(source: h5py.Dataset) -> None:
