@@ -26,6 +26,22 @@ from adaloc.errors import DataError
 _MOST_ATTRIBUTE_BYTES = 16 * 2**20
 _MOST_TEXTS = 10_000_000
 _HEAP_HEADER_BYTES = 16
+_NAMES_SIGNATURE = b"HEAP\0\0\0\0"  # of a local heap, which holds the names of a group's members; version 0
+_END_OF_FREE_SPACE = 1
+_UNSIGNED = {2: "<H", 4: "<I", 8: "<Q"}
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """A file to read, in which the library does not look for names for ever.
+
+    Raises:
+        DataError: when the names in it go round in a circle.
+        OSError, RuntimeError: when it cannot be opened.
+    """
+    with h5py.File(path, "r") as file:
+        _require_sound_names(file)
+        yield file
 
 
 @contextmanager
@@ -184,6 +200,40 @@ def _require_plausible_text(source: h5py.Dataset) -> None:
         raise DataError(f"{path}: the text {source.name} claims more than the file holds. It is damaged.")
 
 
+def _require_sound_names(file: h5py.File) -> None:
+    """Refuses a file in which the list of the free space between a group's names leads back to itself.
+
+    The library follows it without an end, and takes memory at each step (a fuzzer found it). Where a deleted group left
+    the remains of such a list the file is refused too, though other programs may read it.
+    """
+    path = Path(file.filename)
+    status = path.stat()
+    sizes = tuple(int(size) for size in file.id.get_create_plist().get_sizes())
+    _walk_free_space(path, status.st_size, status.st_mtime_ns, sizes, int(file.userblock_size))
+
+
+@functools.lru_cache(maxsize=8)
+def _walk_free_space(path: Path, size: int, changed_ns: int, sizes: tuple[int, int], origin: int) -> None:
+    """Once for each state of a file. `sizes`: bytes of an address and of a length; `origin`: where addresses begin."""
+    address, length = (struct.Struct(_UNSIGNED[number]) for number in sizes)
+    with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        heap = content.find(_NAMES_SIGNATURE)
+        while 0 <= heap <= size - len(_NAMES_SIGNATURE) - 2 * length.size - address.size:
+            place = heap + len(_NAMES_SIGNATURE) + length.size
+            free = length.unpack_from(content, place)[0]
+            segment = origin + address.unpack_from(content, place + length.size)[0]
+            seen = set()
+            while free != _END_OF_FREE_SPACE and segment + free + length.size <= size:
+                if free in seen:
+                    raise DataError(
+                        f"{path}: the list of names at byte {heap} goes round in a circle. The file is damaged; if "
+                        "other programs read it, write it anew with h5repack."
+                    )
+                seen.add(free)
+                free = length.unpack_from(content, segment + free)[0]
+            heap = content.find(_NAMES_SIGNATURE, heap + 1)
+
+
 def require_sound_heaps(file: h5py.File) -> None:
     """Refuses a file in which the HDF5 library would read texts of variable length for ever.
 
@@ -203,7 +253,7 @@ def require_sound_heaps(file: h5py.File) -> None:
 @functools.lru_cache(maxsize=8)
 def _walk_heaps(path: Path, size: int, changed_ns: int, length_bytes: int) -> None:
     """Once for each state of a file."""
-    number = struct.Struct({2: "<H", 4: "<I", 8: "<Q"}[length_bytes])
+    number = struct.Struct(_UNSIGNED[length_bytes])
     objects = 0
     with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
         heap = content.find(b"GCOL\x01")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -129,14 +130,18 @@ def fingerprint(config: Config) -> str:
 def show(table: dict[str, Any], console: Console) -> None:
     """Prints medians: a row a method, a column a rate; in brackets the ratio to the best tuned."""
     rates = sorted({row["lr"] for row in table["rows"] if row["lr"] in RATES})
-    printed = Table(title=f"{table['problem']}, {table['steps']} steps, seeds {table['seeds']}", title_justify="left")
-    printed.add_column("method", overflow="fold")
+    printed = Table(
+        title=f"{table['problem']}, {table['steps']} steps, seeds {table['seeds']}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    printed.add_column("method")
     for rate in rates:
         printed.add_column(f"{rate:g}", justify="right", min_width=6)
     cells = {(row["method"], row["lr"]): row for row in table["rows"]}
     for method in dict.fromkeys(row["method"] for row in table["rows"]):
         values = [_cell(cells.get((method, rate))) for rate in rates]
-        printed.add_row(method, *values)
+        printed.add_row(method.replace("_", " "), *values)  # which can be broken at the spaces
     console.print(printed)
     if table["best_tuned"]:
         best = table["best_tuned"]
@@ -146,7 +151,7 @@ def show(table: dict[str, Any], console: Console) -> None:
 def _cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
-    return "diverged" if row["median"] is None else f"{row['median']:.3f} ({row['median_ratio']:.2f})"
+    return "diverged" if row["median"] is None else f"{row['median']:.3f}\n({row['median_ratio']:.2f})"
 
 
 def _run_all(

@@ -24,7 +24,7 @@ from adaloc.data.tiff_file import open_tiff, read_frames
 from adaloc.emitters import EmitterTable, FloatArray
 from adaloc.errors import AdalocError, DataError
 from adaloc.files import describe_write_failure
-from adaloc.hdf5_file import member, new_hdf5, read_numbers
+from adaloc.hdf5_file import member, new_hdf5, open_hdf5, read_numbers
 from adaloc.simulation.background import BackgroundShape
 from adaloc.simulation.camera_maps import CameraMaps, maps_of
 from adaloc.simulation.frames import SimulatedSample
@@ -300,7 +300,7 @@ def _read_datasets(path: Path, dimensions: dict[str, int]) -> dict[str, FloatArr
     if not path.is_file():
         raise DataError(f"{path} does not exist: the sample has no truth. Delete the folder, or put the file back.")
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             result: dict[str, FloatArray | None] = {}
             for name, ndim in dimensions.items():
                 dataset = member(file, name)

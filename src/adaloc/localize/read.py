@@ -16,7 +16,7 @@ from adaloc.bounds import require_file
 from adaloc.config import PixelSize
 from adaloc.emitters import EmitterTable, FloatArray
 from adaloc.errors import DataError, UnknownPixelSizeError
-from adaloc.hdf5_file import dataset, member, read_numbers, read_text
+from adaloc.hdf5_file import dataset, member, open_hdf5, read_numbers, read_text
 from adaloc.localize.csv_table import has_known_columns, read_csv_columns, require_columns
 from adaloc.localize.foreign import (
     INSIGHT3_START,
@@ -106,7 +106,7 @@ def looks_like_localizations(path: Path) -> bool:
         if start.startswith((RAPIDSTORM_START, INSIGHT3_START)):
             return True
         if start.startswith((HDF5_SIGNATURE, MATLAB_HDF5_START)):
-            with h5py.File(path, "r") as file:
+            with open_hdf5(path) as file:
                 known = dataset(file, "locs") is not None or member(file, "data/xyz") is not None
                 known = known or isinstance(member(file, "saveloc/loc"), h5py.Group)
                 return known or (path.name == "emitters.h5" and "records" in file)
@@ -153,7 +153,7 @@ def _read_csv(path: Path, pixel_size_nm: PixelSize | None) -> LocalizationFile:
 
 def _read_hdf5(path: Path, pixel_size_nm: PixelSize | None) -> LocalizationFile:
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             # HDF5 lets a name be any bytes; h5py gives those that are no text as they are.
             names = [name if isinstance(name, str) else name.decode("utf-8", "replace") for name in file]
             table, metadata, data = dataset(file, "locs"), dataset(file, "metadata"), member(file, "data")

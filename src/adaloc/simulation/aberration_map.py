@@ -26,7 +26,7 @@ from scipy.ndimage import zoom
 from adaloc.bounds import load_npy
 from adaloc.emitters import FloatArray
 from adaloc.errors import DataError
-from adaloc.hdf5_file import read_numbers
+from adaloc.hdf5_file import open_hdf5, read_numbers
 from adaloc.simulation.field_map import FieldMap
 from adaloc.simulation.matlab_tree import is_real_array, open_matlab
 from adaloc.simulation.pupil import clear_magnitudes
@@ -193,7 +193,7 @@ def _all_arrays(path: Path) -> dict[str, Any]:
     arrays: dict[str, Any] = {}
     if h5py.is_hdf5(path):  # MATLAB's v7.3 files are HDF5 with the axes reversed
         matlab = path.suffix == ".mat"
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
 
             def keep(name: str, item: Any) -> None:
                 if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu" and item.ndim in (3, 4):

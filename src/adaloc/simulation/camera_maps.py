@@ -23,7 +23,7 @@ from adaloc.config import CameraConfig
 from adaloc.emitters import FloatArray
 from adaloc.errors import ConfigError, DataError
 from adaloc.files import atomic_path
-from adaloc.hdf5_file import dataset, new_hdf5, read_numbers
+from adaloc.hdf5_file import dataset, new_hdf5, open_hdf5, read_numbers
 
 GainUnit = Literal["ADU/e", "e/ADU"]
 _USUAL_READ_NOISE_E = (0.5, 3.5)
@@ -239,7 +239,7 @@ def _cached(path: Path, modified_ns: int, size: int) -> CameraMaps:
 
 
 def _read_hdf5(path: Path) -> dict[str, FloatArray]:
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         found = {name: dataset(file, name) for name in (*_NAMES, "read_noise_e")}
         return {n: read_numbers(source).astype(np.float64) for n, source in found.items() if source is not None}
 

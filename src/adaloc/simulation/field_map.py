@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import h5py
 import numpy as np
 from scipy.interpolate import CloughTocher2DInterpolator, NearestNDInterpolator
 from scipy.ndimage import map_coordinates, spline_filter
@@ -16,7 +15,7 @@ from adaloc.config import PupilPSFConfig
 from adaloc.emitters import FloatArray
 from adaloc.errors import DataError
 from adaloc.files import atomic_path
-from adaloc.hdf5_file import new_hdf5, require_dataset
+from adaloc.hdf5_file import new_hdf5, open_hdf5, require_dataset
 from adaloc.simulation.psf_file import PSFFile
 from adaloc.simulation.pupil import clear_magnitudes
 from adaloc.simulation.zernike import NUM_MODES
@@ -127,7 +126,7 @@ def read_field_map(path: Path) -> FieldMap:
     if not path.is_file():
         raise DataError(f"The field map {path} does not exist. Check the path after --zmap.")
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             missing = [name for name in ("z_maps/phase", "coords", "zernike/coeff_mag") if name not in file]
             if missing:
                 raise DataError(f"The field map {path} lacks {', '.join(missing)}. docs/formats.md shows the layout.")

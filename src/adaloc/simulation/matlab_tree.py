@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from adaloc.bounds import most_bytes
 from adaloc.errors import DataError
-from adaloc.hdf5_file import attribute, member, read_numbers, require_readable
+from adaloc.hdf5_file import attribute, member, open_hdf5, read_numbers, require_readable
 
 MOST_NUMBERS = 130_000_000
 """Numbers in one array: 2 million cells of a spline, 15 times a usual calibration; half a GiB in single precision."""
@@ -65,7 +65,7 @@ def open_matlab(path: Path, variables: Sequence[str] | None) -> Iterator[dict[st
     """
     try:
         if h5py.is_hdf5(path):
-            with h5py.File(path, "r") as file:
+            with open_hdf5(path) as file:
                 found = {name: member(file, name) for name in variables or file}
                 yield {name: _HDF5Node(file, value) for name, value in found.items() if value is not None}
         else:

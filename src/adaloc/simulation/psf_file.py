@@ -15,7 +15,7 @@ from adaloc.config import OpticsConfig, PixelSize
 from adaloc.emitters import FloatArray
 from adaloc.errors import ConfigError, DataError
 from adaloc.files import atomic_path
-from adaloc.hdf5_file import attribute, dataset, new_hdf5, read_numbers, require_dataset
+from adaloc.hdf5_file import attribute, dataset, new_hdf5, open_hdf5, read_numbers, require_dataset
 from adaloc.simulation.pupil import clear_magnitudes, pupil_grid
 from adaloc.simulation.zernike import NUM_MODES
 
@@ -125,7 +125,7 @@ def read_psf_file(path: Path) -> PSFFile:
     if not path.is_file():
         raise DataError(f"The calibration {path} does not exist. Make it with: adaloc calibrate BEADS.tif -o {path}")
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             if attribute(file, "format") != _FORMAT:
                 raise DataError(f"{path} is HDF5, but no PSF that adaloc calibrate wrote.")
             version = attribute(file, "format_version")

@@ -17,7 +17,7 @@ import numpy as np
 
 from adaloc.config import OpticsConfig, SplinePSFConfig
 from adaloc.errors import DataError
-from adaloc.hdf5_file import attribute, member, read_numbers
+from adaloc.hdf5_file import attribute, member, open_hdf5, read_numbers
 from adaloc.simulation.matlab_tree import MOST_NUMBERS
 from adaloc.simulation.smap_calibration import read_smap_calibration
 from adaloc.simulation.spline import Spline, SplinePSF, reversed_z, transposed
@@ -74,7 +74,7 @@ def read_spline(path: Path, *, tile: int | None = None, channel: int = 0, flip_z
 
 def _read_uipsf(path: Path, channel: int, flip_z: bool) -> Spline:
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             pixel_nm = _pixel_size_nm(attribute(file, "params"))
             own_reverse = flip_z and _is_spline(member(file, _REVERSED))
             dataset = member(file, _REVERSED if own_reverse else _COEFF)
@@ -95,7 +95,7 @@ def _read_uipsf(path: Path, channel: int, flip_z: bool) -> Spline:
 
 def _attributes(path: Path) -> set[str]:
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             return set(file.attrs)
     except OSError as error:
         raise DataError(f"{path} cannot be read as HDF5; it may be cut off: {error}.") from None
