@@ -51,7 +51,7 @@ then targets whose images its edge cuts are left out, as if the field had no edg
 their region of interest."""
 _MOST_PARAMETERS, _TOO_MANY_PARAMETERS = 5000, 8000
 """Of dense windows a smaller middle is taken, with about so many parameters at most: the inverse costs their cube, and
-5,000 take half a minute of a core and 200 MB for each copy of the matrix. Where a window with only `_LEAST_SCORED_PX`
+5,000 take 10 to 25 s of a core and 200 MB for each copy of the matrix. Where a window with only `_LEAST_SCORED_PX`
 clear of its edges, or a smaller whole one, has too many, the floor is unknown."""
 _LEAST_SCORED_PX = 16
 _MOST_CHI_SQUARE = 1.5
