@@ -1,4 +1,4 @@
-"""Draws the figures of docs/how_it_works.md into docs/images: python docs/make_figures.py [NAME...].
+"""Draws the figures of docs/how_it_works.md and docs/speed.md into docs/images: python docs/make_figures.py [NAME...].
 
 Each answers the question that its caption asks, by the program's own code or by benchmarks/results. They are the same
 whenever they are drawn with the same versions (constraints.txt).
@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from adaloc.config import CHANNELS, AdaptiveLRConfig, Config, PupilPSFConfig
 from adaloc.config_file import load_config
+from adaloc.figure_file import write_figure
 from adaloc.simulation.crlb import (
     Window,
     covariance,
@@ -38,6 +39,14 @@ _BLUE, _ORANGE, _GREEN, _RED, _GREY = "#2a6f97", "#d1730f", "#3a7d44", "#b23a48"
 _CHANNEL_COLORS = ("#2a6f97", "#61a5c2", "#a9d6e5", "#3a7d44", "#d1a00f", "#a0a0a0")
 _VERDICT_COLORS = {"falling": _GREEN, "stalled": _ORANGE, "diverging": _RED, "undecided": _GREY}
 _FIELD_PX = 33
+_AS_PNG = ("scale",)
+_SCALE_STAGES = {
+    "simulate": "simulation, a frame",
+    "train": "training, a target",
+    "localize": "localization, a frame",
+    "start": "start of a training, all of it",
+}
+_LINEAR = "in proportion to pixels and emitters"
 
 
 def channels() -> Figure:
@@ -173,18 +182,58 @@ def stall_test() -> Figure:
     return figure
 
 
+def scale() -> Figure:
+    """Time and memory of each stage against the size of a frame, and against the density of emitters."""
+    results = _result("scale")
+    figure, axes = _figure(4, 12.6, 3.5)
+    for axis, (against, value) in zip(
+        axes, [(a, v) for a in ("size", "density") for v in ("seconds", "megabytes")], strict=True
+    ):
+        for (stage, label), color in zip(_SCALE_STAGES.items(), (_BLUE, _RED, _ORANGE, _GREEN), strict=True):
+            points = results["stages"][stage][against]
+            x = [point["size_px" if against == "size" else "density_per_um2"] for point in points]
+            y = [point[value] / (point.get("batch", 1) if value == "megabytes" else 1) for point in points]
+            axis.loglog(x, y, "o-", color=color, ms=3.5, lw=1.3, label=label)
+        _linear_line(axis, results["stages"]["simulate"][against], against)
+        axis.set_ylabel({"seconds": "processor time (s)", "megabytes": "peak memory (MB)"}[value])
+        if against == "size":
+            axis.set_xlabel(f"side of a frame (px), {points[0]['density_per_um2']:g} emitters per µm$^2$")
+            axis.set_xticks(x := [64, 128, 256, 512, 1024, 2048], [f"{size}" for size in x], fontsize=8)
+        else:
+            axis.set_xlabel(f"emitters per µm$^2$, {results['density_size_px']} px")
+            axis.set_xticks([0.1, 0.3, 1, 2, 5], ["0.1", "0.3", "1", "2", "5"])
+        axis.minorticks_off()
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, ncols=5, fontsize=8, frameon=False, loc="outside lower center")
+    return figure
+
+
+def _linear_line(axis: Any, points: list[dict[str, Any]], against: str) -> None:
+    """In proportion to pixels plus emitters, through the middle of the axis."""
+    units = np.array([point["units"] for point in points])
+    x = [point["size_px" if against == "size" else "density_per_um2"] for point in points]
+    low, high = axis.get_ylim()
+    axis.loglog(x, units * np.sqrt(low * high / (units[0] * units[-1])), ":", color=_GREY, label=_LINEAR)
+    axis.set_ylim(low, high)
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "how_channels": channels,
     "how_bound_of_one": bound_of_one,
     "how_bound_of_two": bound_of_two,
     "how_controller": controller,
     "how_stall_test": stall_test,
+    "scale": scale,
 }
 
 
 def write(name: str) -> Path:
     """Draws a figure into the folder of images; the file depends on nothing but the figure."""
     mpl.rcParams.update({"svg.hashsalt": name, "axes.spines.top": False, "axes.spines.right": False, "font.size": 9})
+    if name in _AS_PNG:
+        path = FOLDER / f"{name}.png"
+        write_figure(FIGURES[name](), path, dpi=130)
+        return path
     path = FOLDER / f"{name}.svg"
     FIGURES[name]().savefig(path, metadata={"Date": None}, facecolor="white", dpi=200)
     return path

@@ -1,11 +1,13 @@
 """The least cross entropy of a detector: against direct counts, and its limits."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 from scipy.stats import norm
 
+from adaloc.training import detection_bound as detection_bound_module
 from adaloc.training.detection_bound import detection_bound
 
 SIZE = (24, 24)
@@ -55,3 +57,25 @@ def test_a_weight_above_one_costs_more() -> None:
 
 def test_no_emitter_costs_nothing() -> None:
     assert detection_bound(np.zeros(0), np.zeros(0), np.zeros((0, 2, 2)), SIZE) == 0
+
+
+def test_looking_where_an_emitter_may_be_is_looking_everywhere() -> None:
+    """Sharp emitters, some as wide as the field, some outside of it: as from all emitters times all pixels."""
+    rng = np.random.default_rng(0)
+    x, y = rng.uniform(-4, 28, 40), rng.uniform(-4, 28, 40)
+    sigma = np.where(np.arange(40) % 8 == 0, 9.0, rng.uniform(1e-3, 1.5, 40))
+    down, across = (detection_bound_module._pixel_shares(v, sigma, SIZE[0]) for v in (y, x))
+    everywhere = np.prod(1 - down[:, :, None] * across[:, None, :], axis=0)
+    np.testing.assert_allclose(detection_bound_module._no_emitter(down, across), everywhere, rtol=1e-12)
+
+
+def test_memory_does_not_grow_as_emitters_times_pixels() -> None:
+    """1,000 emitters in 200 x 200 px: each with all pixels are 320 MB."""
+    rng = np.random.default_rng(0)
+    covariance = np.tile(0.01 * np.eye(2), (1000, 1, 1))
+    tracemalloc.start()
+    try:
+        detection_bound(rng.uniform(0, 199, 1000), rng.uniform(0, 199, 1000), covariance, (200, 200))
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()

@@ -237,6 +237,34 @@ def test_large_windows_are_scored_in_their_middle(data: Config, monkeypatch: pyt
     assert loss.no_information_loss == 5.5
 
 
+def test_dense_windows_are_scored_in_a_smaller_middle(data: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The matrix of all that overlaps costs the cube of its parameters, so they are bounded, whatever the density."""
+    raw = data.model_dump(mode="json")
+    raw["data"]["image_size"] = 20
+    whole = Config.model_validate(raw)
+    validation, _ = parts(whole)
+    physics = floor_module._read_physics(validation, whole)
+    cut = floor_module.validation_cuts(validation, whole.data)[0]
+    window, targets = floor_module._scored_window(cut, whole, physics)[1:]
+    num_parameters = 3 * len(window.x_M) + np.count_nonzero(window.photons_MT) + 3
+    monkeypatch.setattr(floor_module, "_LEAST_SCORED_PX", 1)
+    monkeypatch.setattr(floor_module, "_MOST_PARAMETERS", num_parameters)
+    assert floor_module._scored_window(cut, whole, physics)[1].size_px == (20, 20)
+    monkeypatch.setattr(floor_module, "_MOST_PARAMETERS", num_parameters - 20)
+    moved, smaller, fewer = floor_module._scored_window(cut, whole, physics)
+    assert moved.top - cut.top == (20 - smaller.size_px[0]) // 2 > 0
+    assert {*np.round(smaller.x_M[fewer] + moved.left, 6)} < {*np.round(window.x_M[targets] + cut.left, 6)}
+    monkeypatch.setattr(floor_module, "_MOST_PARAMETERS", 1)
+    assert floor_module._scored_window(cut, whole, physics)[1].size_px == (16, 16)  # 1 px more than an emitter's image
+
+
+def test_what_is_too_dense_to_compute_is_unknown(data: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(floor_module, "_TOO_MANY_PARAMETERS", 10)
+    floor, _ = floor_of(data)
+    assert floor.loss is None
+    assert "so dense that" in floor.unknown_because
+
+
 def test_work_without_end_is_cut_evenly(data: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     validation, _ = parts(data)
     physics = floor_module._read_physics(validation, data)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tracemalloc
 from pathlib import Path
 
 import h5py
@@ -172,3 +173,31 @@ def test_the_background_of_older_folders_is_estimated_from_free_pixels(tmp_path:
     assert estimate == pytest.approx(sample.background_T.mean(), rel=0.05)
     crowded = dataclasses.replace(sample.emitters, x=sample.emitters.x * 0 + 5, y=sample.emitters.y * 0 + 5)
     assert np.isnan(estimate_background(sample.frames_THW[:, :8, :8], crowded, config.camera))
+
+
+def test_free_pixels_are_those_far_from_every_emitter() -> None:
+    """Also near the edges, and of emitters outside of the field."""
+    from adaloc.data.windows import _FREE_DISTANCE_PX, _pixels_near
+
+    rng = np.random.default_rng(0)
+    x, y = rng.uniform(-12, 72, 25), rng.uniform(-12, 52, 25)
+    x[:2], y[:2] = (30.0, 30.5), (20.0, 20.5)  # whole and half pixels
+    rows, columns = np.mgrid[:40, :60]
+    distance = np.hypot(columns[..., None] - x, rows[..., None] - y)
+    np.testing.assert_array_equal(_pixels_near(x, y, (40, 60)), (distance <= _FREE_DISTANCE_PX).any(axis=-1))
+
+
+def test_memory_of_the_estimate_does_not_grow_as_emitters_times_pixels() -> None:
+    """3,000 emitters in 512 x 512 px: the distance of each pixel to each emitter would be 6 GB."""
+    from adaloc.data.windows import estimate_background
+
+    rng = np.random.default_rng(0)
+    places = {name: rng.uniform(0, 511, 3000) for name in "xyz"}
+    table = EmitterTable(frame=np.zeros(3000, np.int64), photons=np.ones(3000), **places)
+    tracemalloc.start()
+    try:
+        estimate = estimate_background(np.full((1, 512, 512), 280, np.uint16), table, CameraConfig())
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
+    assert estimate == pytest.approx(100)

@@ -136,6 +136,19 @@ def test_a_small_movie_is_one_tile_and_a_large_one_many() -> None:
     assert large.frames_at_once >= 2
 
 
+def test_what_tiles_cost_does_not_grow_with_the_frame() -> None:
+    """They overlap, and read frames around their own; for each pixel of the frame that has a limit."""
+    costs = []
+    for size in (1024, 2048, 4096):
+        plan = plan_tiles(
+            Box(0, size, 0, size), (size, size), margin_px=41, multiple_px=4, context_frames=2, pixels_at_once=390_625
+        )
+        read = sum((t.read.bottom - t.read.top) * (t.read.right - t.read.left) for t in plan.tiles)
+        costs.append(read * (1 + 1 / plan.frames_at_once) / size**2)
+    assert costs[0] < costs[1] < costs[2] < 1.15 * costs[0]
+    assert costs[2] < 3
+
+
 @pytest.mark.parametrize("size", [(131, 158), (60, 410)])
 def test_tiles_agree_with_the_whole_frame(
     tmp_path: Path, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch

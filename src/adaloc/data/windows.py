@@ -36,6 +36,7 @@ from adaloc.simulation.camera import to_photons
 
 _FREE_DISTANCE_PX = 8.0  # of a pixel to the next emitter, where only background is left
 _MIN_FREE_PIXELS = 500
+_EMITTERS_AT_ONCE = 4096  # of 289 px each: some 50 MB
 _STRUCTURE_SAMPLES_PX = 16  # pixels along each side whose background is looked at for the scales; it is smooth
 
 
@@ -148,20 +149,30 @@ def make_sample(
 def estimate_background(frames_THW: npt.NDArray[Any], emitters: EmitterTable, camera: CameraConfig) -> float:
     """Mean photons per px of the pixels far from all emitters; NaN when a crowded sample has too few of them."""
     num_frames, height, width = frames_THW.shape
-    rows, columns = np.mgrid[:height, :width]
     total, count = 0.0, 0
     first_row = np.searchsorted(emitters.frame, np.arange(num_frames + 1))
     for frame in range(num_frames):
-        near = slice(first_row[frame], first_row[frame + 1])
-        distance = np.hypot(
-            columns[..., None] - emitters.x[near], rows[..., None] - emitters.y[near]
-        )  # (H, W, emitters of the frame)
-        free = (distance > _FREE_DISTANCE_PX).all(axis=-1)
+        rows = slice(first_row[frame], first_row[frame + 1])
+        free = ~_pixels_near(emitters.x[rows], emitters.y[rows], (height, width))
         total += float(frames_THW[frame][free].astype(np.float64).sum())
         count += int(free.sum())
     if count < _MIN_FREE_PIXELS:
         return float("nan")
     return float(to_photons(torch.tensor(total / count), camera))
+
+
+def _pixels_near(x_N: FloatArray, y_N: FloatArray, size_px: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """(H, W) whether an emitter is within `_FREE_DISTANCE_PX`; each looks at the pixels around it and no others."""
+    height, width = size_px
+    near, reach = np.zeros(size_px, dtype=bool), int(_FREE_DISTANCE_PX + 0.5)
+    step = np.arange(-reach, reach + 1)
+    for begin in range(0, len(x_N), _EMITTERS_AT_ONCE):
+        x, y = (v[begin : begin + _EMITTERS_AT_ONCE, None, None] for v in (x_N, y_N))
+        row, column = np.broadcast_arrays(np.rint(y) + step[:, None], np.rint(x) + step)
+        chosen = np.hypot(column - x, row - y) <= _FREE_DISTANCE_PX
+        chosen &= (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        near[row[chosen].astype(np.int64), column[chosen].astype(np.int64)] = True
+    return near
 
 
 def split_samples(data: DataConfig) -> tuple[list[Path], list[Path]]:

@@ -9,6 +9,7 @@ from adaloc.emitters import FloatArray
 
 _NUM_DRAWS = 16
 _STRIDE = 7  # coprime to it: x and y errors together fill the plane evenly (a rank-1 lattice)
+_LEAST_SHARE = 1e-17
 _LEAST_SIGMA_PX = 1e-6  # keeps the quotients finite; an emitter that sharp costs nothing unless it sits on an edge
 
 
@@ -41,8 +42,7 @@ def detection_bound(
     for error_2 in error_D2:
         across = _pixel_shares(x_M + error_2[0] * sigma_M2[:, 0], sigma_M2[:, 0], size_px[1])
         down = _pixel_shares(y_M + error_2[1] * sigma_M2[:, 1], sigma_M2[:, 1], size_px[0])
-        empty = np.prod(1 - down[:, :, None] * across[:, None, :], axis=0)
-        total += float(_least_cross_entropy(1 - empty, pos_weight).sum())
+        total += float(_least_cross_entropy(1 - _no_emitter(down, across), pos_weight).sum())
     return total / _NUM_DRAWS
 
 
@@ -51,6 +51,24 @@ def _pixel_shares(centre_M: FloatArray, sigma_M: FloatArray, num_pixels: int) ->
     edges = np.arange(num_pixels + 1) - 0.5
     cumulative = ndtr((edges[None, :] - centre_M[:, None]) / sigma_M[:, None])
     return np.asarray(np.diff(cumulative, axis=1))
+
+
+def _no_emitter(down_MH: FloatArray, across_MW: FloatArray) -> FloatArray:
+    """(H, W) probability that no emitter lies in a pixel, from the shares of each in the rows and in the columns.
+
+    Every emitter is looked for where it may be: all emitters times all pixels grow with the square of the field.
+    """
+    empty = np.ones((down_MH.shape[1], across_MW.shape[1]))
+    for of_rows, of_columns in zip(down_MH, across_MW, strict=True):
+        rows, columns = _extent(of_rows), _extent(of_columns)
+        empty[rows, columns] *= 1 - of_rows[rows, None] * of_columns[columns]
+    return empty
+
+
+def _extent(share: FloatArray) -> slice:
+    """From the first to the last pixel that holds a share; 1 less any smaller one is 1."""
+    there = np.flatnonzero(share > _LEAST_SHARE)
+    return slice(there[0], there[-1] + 1) if len(there) else slice(0)
 
 
 def _least_cross_entropy(probability: FloatArray, pos_weight: float) -> FloatArray:

@@ -29,7 +29,7 @@ from adaloc.data.sample_folder import read_coefficients
 from adaloc.data.scaling import Scaling
 from adaloc.data.targets import target_rows
 from adaloc.data.windows import Cut, Sample, make_batch, validation_cuts
-from adaloc.emitters import FloatArray, IntArray
+from adaloc.emitters import EmitterTable, FloatArray, IntArray
 from adaloc.errors import DataError
 from adaloc.models.losses import ChannelLoss, LossSums
 from adaloc.simulation.crlb import (
@@ -46,8 +46,14 @@ _MOST_SECONDS = 8.0  # of one core: a minute's worth of training must not wait l
 _SECONDS_PER_EMITTER = 1e-3  # measured: images of 33 x 33 px with their derivatives
 _SECONDS_PER_PARAMETER_CUBED = 2e-10  # measured: sums and two inverses of the matrix
 _LARGEST_FIELD_PX = 160
-"""Of larger windows the middle is taken, whose matrix has some 1,500 parameters; then targets whose images its edge
-cuts are left out, as if the field had no edge. Emitters do not reach further than their region of interest."""
+"""Of larger windows the middle is taken, whose matrix has some 2,300 parameters at 0.7 emitters per square micrometre;
+then targets whose images its edge cuts are left out, as if the field had no edge. Emitters do not reach further than
+their region of interest."""
+_MOST_PARAMETERS, _TOO_MANY_PARAMETERS = 5000, 8000
+"""Of dense windows a smaller middle is taken, with about so many parameters at most: the inverse costs their cube, and
+5,000 take 10 to 25 s of a core and 200 MB for each copy of the matrix. Where a window with only `_LEAST_SCORED_PX`
+clear of its edges, or a smaller whole one, has too many, the floor is unknown."""
+_LEAST_SCORED_PX = 16
 _MOST_CHI_SQUARE = 1.5
 """Of (frame - expectation)^2 / variance, mean over the pixels of all windows. Shot noise gives 1, within a few percent
 even for one window of 8 x 8 px; half as much again cannot come from the light and noise that were described."""
@@ -168,17 +174,21 @@ def _bound_sums(samples: Sequence[Sample], config: Config, loss: ChannelLoss, ph
 def _scored_window(cut: Cut, config: Config, physics: _Physics) -> tuple[Cut, Window, IntArray]:
     """A cut (of a large one the middle), all emitters whose light reaches it, and which of them are its targets."""
     sample, first, num_frames = cut.sample, cut.first_frame, config.data.consecutive_frames
-    whole, size = config.data.image_size, min(config.data.image_size, _LARGEST_FIELD_PX)
+    whole, roi = config.data.image_size, physics.psf.roi_size_px
     # The same rows through the same rounding as in the batches that are scored.
     emitters = make_batch([cut], num_frames, whole, num_frames).emitters
     chosen = target_rows(emitters, (whole, whole), config.data.min_photons)[0].numpy()
-    cut = dataclasses.replace(cut, top=cut.top + (whole - size) // 2, left=cut.left + (whole - size) // 2)
     begin, end = sample.first_row_T[first], sample.first_row_T[first + num_frames]
     table = sample.emitters.select(np.arange(begin, end))
-    from_middle = np.maximum(*(np.abs(v - c - (size - 1) / 2) for v, c in ((table.x, cut.left), (table.y, cut.top))))
-    near = table.select(from_middle <= (size + physics.psf.roi_size_px) / 2)
+    size = min(whole, _LARGEST_FIELD_PX)
+    size = min(size, max(_size_within_limits(_from_middle(table, cut, whole), table, roi), roi + _LEAST_SCORED_PX))
+    cut = dataclasses.replace(cut, top=cut.top + (whole - size) // 2, left=cut.left + (whole - size) // 2)
+    from_middle = _from_middle(table, cut, size)
+    near = table.select(from_middle <= (size + roi) / 2)
     assert table.emitter_id is not None and near.emitter_id is not None  # _read_physics has seen to it
     ids, row_of, emitter_of = np.unique(near.emitter_id, return_index=True, return_inverse=True)
+    if (number := 3 * len(ids) + len(near) + num_frames) > _TOO_MANY_PARAMETERS:
+        raise _UnknownError(f"{sample.name} is so dense that {number} parameters would have to be told apart together")
     photons = np.zeros((len(ids), num_frames))
     np.add.at(photons, (emitter_of, near.frame - first), near.photons)
     background = sample.background_T[first : first + num_frames]
@@ -201,8 +211,25 @@ def _scored_window(cut: Cut, config: Config, physics: _Physics) -> tuple[Cut, Wi
     )
     target = int(sample.first_row_T[first + num_frames // 2] - begin) + chosen
     if size < whole:
-        target = target[from_middle[target] <= (size - physics.psf.roi_size_px) / 2]
+        target = target[from_middle[target] <= (size - roi) / 2]
     return cut, window, np.searchsorted(ids, table.emitter_id[target])
+
+
+def _from_middle(table: EmitterTable, cut: Cut, size: int) -> FloatArray:
+    """(N,) px along the further axis from the middle of a cut of `size` px."""
+    middle = (size - 1) / 2
+    return np.maximum(np.abs(table.x - cut.left - middle), np.abs(table.y - cut.top - middle))
+
+
+def _size_within_limits(from_middle_N: FloatArray, table: EmitterTable, roi_size_px: int) -> int:
+    """Side in px of the largest middle whose emitters, and those that shine into it, have about `_MOST_PARAMETERS`."""
+    order = np.argsort(from_middle_N)
+    assert table.emitter_id is not None
+    is_new = np.zeros(len(order), dtype=bool)
+    is_new[np.unique(table.emitter_id[order], return_index=True)[1]] = True
+    parameters = np.cumsum(1 + 3 * is_new)  # photons in each frame, a place once
+    num = int(np.searchsorted(parameters, _MOST_PARAMETERS, side="right"))
+    return _LARGEST_FIELD_PX if num == len(order) else int(2 * from_middle_N[order[num]]) - roi_size_px
 
 
 def _least_detection_loss(
