@@ -28,6 +28,7 @@ _MOST_TEXTS = 10_000_000
 _HEAP_HEADER_BYTES = 16
 _NAMES_SIGNATURE = b"HEAP\0\0\0\0"  # of a local heap, which holds the names of a group's members; version 0
 _END_OF_FREE_SPACE = 1
+_VARIABLE_LENGTH, _IS_TEXT, _TEXT_TYPE_BYTES = 9, 1, 20  # class and kind of a type, and what it takes with its letters'
 _UNSIGNED = {2: "<H", 4: "<I", 8: "<Q"}
 
 
@@ -164,6 +165,7 @@ def attribute(holder: h5py.Group | h5py.Dataset, name: str) -> Any:
     if value.dtype.hasobject:
         _require_text_type(holder.file, value.dtype, f"attribute {name}")
         require_sound_heaps(holder.file)
+        _require_plausible_attribute(holder.file, name)
     return holder.attrs[name]
 
 
@@ -198,6 +200,45 @@ def _require_plausible_text(source: h5py.Dataset) -> None:
         head = handle.read(4)
     if len(head) < 4 or struct.unpack("<I", head)[0] > path.stat().st_size:
         raise DataError(f"{path}: the text {source.name} claims more than the file holds. It is damaged.")
+
+
+def _require_plausible_attribute(file: h5py.File, name: str) -> None:
+    """Refuses a text attribute that claims more than its file, for which the library would make room, up to 4 GB.
+
+    The library does not tell where an attribute lies. It is looked for by its name, behind which its type, its shape
+    and the descriptor of its text follow: length, address of the heap, number in it (HDF5 file format, IV.A.2.m).
+
+    Raises:
+        DataError: also when no attribute of that name is found stored like this.
+    """
+    path = Path(file.filename)
+    address, length = (int(size) for size in file.id.get_create_plist().get_sizes())
+    with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        claims = list(_text_lengths(content, name.encode() + b"\0", address, length))
+        if not claims or max(claims) > len(content):
+            raise DataError(
+                f"{path}: the text of the attribute {name} is damaged, or stored in a way that is not read."
+            )
+
+
+def _text_lengths(content: mmap.mmap, name: bytes, address_bytes: int, length_bytes: int) -> Iterator[int]:
+    """What the text attributes of a name claim, wherever the bytes look like one. Older headers fill up to 8 bytes."""
+    place = content.find(name)
+    while place >= 0:
+        for align in (1, 8):
+            kind = place + -(-len(name) // align) * align
+            head = content[kind : kind + 8]
+            if len(head) < 8 or head[0] & 15 != _VARIABLE_LENGTH or head[1] & 15 != _IS_TEXT:
+                continue
+            if struct.unpack_from("<I", head, 4)[0] != 8 + address_bytes:
+                continue
+            shape = kind + -(-_TEXT_TYPE_BYTES // align) * align
+            version, rank, flags = content[shape : shape + 3].ljust(3, b"\0")
+            sides = rank * length_bytes * (1 + (flags & 1))
+            text = shape + -(-((8 if version == 1 else 4) + sides) // align) * align
+            if text + 4 <= len(content):
+                yield struct.unpack_from("<I", content, text)[0]
+        place = content.find(name, place + 1)
 
 
 def _require_sound_names(file: h5py.File) -> None:
