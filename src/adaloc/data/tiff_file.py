@@ -131,8 +131,9 @@ def _refuse_circle(tiff: tifffile.TiffFile, path: Path) -> None:
         head = handle.read(form.tagnosize)
         if len(head) < form.tagnosize:
             return  # cut off, which tifffile says
-        handle.seek(offset + form.tagnosize + struct.unpack(form.tagnoformat, head)[0] * form.tagsize)
-        following = handle.read(form.offsetsize)
+        # Where the file ends within the tags tifffile takes the last bytes that there are for the next place.
+        following = handle.read(struct.unpack(form.tagnoformat, head)[0] * form.tagsize + form.offsetsize)
+        following = following[-form.offsetsize :]
         if len(following) < form.offsetsize:
             return
         offset = struct.unpack(form.offsetformat, following)[0]
