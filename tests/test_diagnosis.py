@@ -88,7 +88,14 @@ def test_probes_leave_the_run_bit_identical_and_repeat(data: Config, tmp_path: P
         assert (parameter.grad is None) == (gradient is None)
         assert gradient is None or torch.equal(parameter.grad, gradient)  # type: ignore[arg-type]
     assert make_probes(run) == first
-    assert {"boost_gain", "anneal_gain", "overfit_ratio", "gap", "noise_over_batch"} <= first.keys()
+    assert {
+        "boost_gain",
+        "anneal_gain",
+        "overfit_ratio",
+        "gap",
+        "noise_over_batch",
+        "settled_difference",
+    } <= first.keys()
 
 
 @pytest.mark.parametrize(
