@@ -104,7 +104,7 @@ FAULTS: dict[str, Fault] = {
         },
         samples=few_frames,
     ),
-    # On the data whose floor a network reaches with eight larger windows at the same rates, at a rate that never anneals.
+    # On the data whose floor a network reaches with batches of eight larger windows, at a rate that never anneals.
     "batch_noise_floor": Fault(
         config=lambda _: {
             "data": {"batch_size": 2, "image_size": 12},

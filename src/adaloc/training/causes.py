@@ -336,11 +336,15 @@ def _physical_limit(e: Evidence) -> float:
 def _noise_floor(e: Evidence) -> float:
     # Steps at a constant rate stir the weights until the gradient that brings them back is a tenth of the noise or so:
     # at the floor itself the noise scale is some 10 to 50 batches (2 / (rate times curvature)), and higher only in
-    # passing. At ten a gradient is 91 % noise. It holds the loss up only while the rate is not annealed, and a loss
-    # that does not fall for some tens of epochs of three steps is no floor yet: only from 300 steps on is it one.
+    # passing. At ten a gradient is 91 % noise; at three, three quarters, and a loss that a short anneal lowers by a
+    # fifth says the rest.
+    stirs = both(over(e.noise_over_batch, 3.0), over(e.anneal_gain, 0.2))
+    drowns = either(over(e.noise_over_batch, 10.0), stirs)
+    # It holds the loss up only while the rate is not annealed. And a loss that does not fall for some tens of epochs of
+    # three steps is no floor yet: only from 300 steps on is it taken for one.
     waits, goes_on = over(e.rate_since_highest, 0.3, 4), over(e.step, 300.0, 8)
     stalled = 1.0 if e.trend in ("stalled", "diverging") else 0.0
-    return both(over(e.noise_over_batch, 10.0), waits, goes_on, stalled, 1 - _too_small(e))
+    return both(drowns, waits, goes_on, stalled, 1 - _too_small(e))
 
 
 def _ratio(a: float | None, b: float | None, least: float) -> float:
@@ -382,6 +386,6 @@ RULES: Sequence[Rule] = (
     Rule("network_too_small", LIMITS, ("overfit_ratio", "num_parameters"), _too_small),
     Rule("overfitting", LIMITS, ("gap", "gap_low", "gap_before"), _overfitting),
     Rule("physical_limit", LIMITS, ("val_loss", "floor", "no_information"), _physical_limit),
-    Rule("batch_noise_floor", LIMITS, ("noise_over_batch", "gradient_cosine"), _noise_floor),
+    Rule("batch_noise_floor", LIMITS, ("noise_over_batch", "anneal_gain", "gradient_cosine"), _noise_floor),
 )  # fmt: skip
 CAUSES = tuple(rule.cause for rule in RULES)

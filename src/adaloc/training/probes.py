@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
+import operator
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -48,8 +50,8 @@ parameters; the second is tried where the first leaves a third of the loss, as w
 diverge at it."""
 _SETTLING_BATCHES = 40
 """Batches that the statistics of normalization see while the weights stand still: 0.9^40 = 1.5 % is left of a lag."""
-_SETTLED_WINDOWS = 32
-"""Compared in the two modes, at least, where the memory holds whole batches."""
+_JUDGED_WINDOWS = 32
+"""Compared in the two modes, at least, where the memory holds whole batches; and after trials of the rate."""
 _FAR_STEP = 1_000_000
 """Batches from here on: the same for every probe, and none that the run has seen or will soon see."""
 _JUDGED_BATCHES = 3
@@ -177,7 +179,7 @@ def settled_modes(run: Run) -> dict[str, float | None]:
     trial = _copy(run)
     network = trial.model.network
     batches = [run.windows[_FAR_STEP]]
-    while sum(len(b.adu_BTHW) for b in batches) < _SETTLED_WINDOWS and run.config.training.accumulation_steps == 1:
+    while sum(len(b.adu_BTHW) for b in batches) < _JUDGED_WINDOWS and run.config.training.accumulation_steps == 1:
         batches.append(run.windows[_FAR_STEP + len(batches)])
     batch = joined(batches).to(run.device)
     targets = batch_targets(run, batch)
@@ -240,13 +242,19 @@ def _trial(run: Run, shape: Callable[[float], float]) -> float:
         if not bool(norm.isfinite()):
             return math.inf
         trial.optimizer.step()
-    return _mean_loss(trial, [run.windows[_FAR_STEP + TRIAL_STEPS + i].to(run.device) for i in range(_JUDGED_BATCHES)])
+    return _loss_over(trial, [run.windows[_FAR_STEP + TRIAL_STEPS + i] for i in range(_judged_batches(run))])
 
 
-def _mean_loss(run: Run, batches: Sequence[Batch]) -> float:
+def _judged_batches(run: Run) -> int:
+    """How many batches tell a loss: of small ones more, as few windows hold few emitters."""
+    return max(_JUDGED_BATCHES, _JUDGED_WINDOWS // run.config.data.batch_size)
+
+
+def _loss_over(run: Run, batches: Sequence[Batch]) -> float:
     """In training mode, as the running statistics lag behind a trial of few steps."""
     with torch.no_grad():
-        return statistics.fmean(float(run.loss.total(batch_errors(run, batch))) for batch in batches)
+        sums = [batch_errors(run, batch.to(run.device)) for batch in batches]
+        return float(run.loss.total(functools.reduce(operator.add, sums)))
 
 
 def _copy(run: Run) -> Run:
