@@ -196,9 +196,10 @@ def _train_eval(e: Evidence) -> float:
 
 def _modes_apart(e: Evidence) -> float:
     if e.settled_difference is not None:
-        # With statistics that have caught up, and of whole batches, the outputs of the two modes differ by some
-        # thousandths to hundredths of their variance in healthy runs, whatever those have learned.
-        return over(e.settled_difference, 0.3, 3)
+        # With statistics that have caught up, and of 32 windows, the outputs of the two modes differ by some hundredths
+        # of their variance in healthy runs, whatever those have learned (0.15 at most), and by 0.4 or far more in
+        # faulty ones.
+        return over(e.settled_difference, 0.25, 3)
     # Seen in passing, the running statistics lag some ten steps behind, which costs up to a quarter of the loss.
     if e.train_mode_loss is None or e.eval_mode_loss is None:
         return 0.0
@@ -334,12 +335,12 @@ def _physical_limit(e: Evidence) -> float:
 
 
 def _noise_floor(e: Evidence) -> float:
-    # Steps at a constant rate stir the weights until the gradient that brings them back is a tenth of the noise or so:
-    # at the floor itself the noise scale is some 10 to 50 batches (2 / (rate times curvature)), and higher only in
-    # passing. At ten a gradient is 91 % noise; at three, three quarters, and a loss that a short anneal lowers by a
-    # fifth says the rest.
+    # Steps at a constant rate stir the weights until the gradient that brings them back shows in the noise: at the
+    # floor itself the noise scale is some 5 to 50 batches (2 / (rate times curvature)), and higher only in passing. At
+    # five a gradient is five sixths noise; at three, three quarters, and a loss that a short anneal lowers by a fifth
+    # says the rest.
     stirs = both(over(e.noise_over_batch, 3.0), over(e.anneal_gain, 0.2))
-    drowns = either(over(e.noise_over_batch, 10.0), stirs)
+    drowns = either(over(e.noise_over_batch, 5.0), stirs)
     # It holds the loss up only while the rate is not annealed. And a loss that does not fall for some tens of epochs of
     # three steps is no floor yet: only from 300 steps on is it taken for one.
     waits, goes_on = over(e.rate_since_highest, 0.3, 4), over(e.step, 300.0, 8)

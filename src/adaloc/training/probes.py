@@ -30,11 +30,11 @@ _BOOST_FACTORS = (10.0, 1000.0)
 _FEWEST_NOISE_BATCHES, _NOISE_WINDOWS = 12, 256
 """Independent gradients that the noise is told from: 12, or those of so many windows where the first dozen show much.
 
-The error of the squared signal is the noise times sqrt(2 / (n (n - 1))): 0.12 with 12, as large as the 0.09 that the
-ten times as large noise leaves which is named (causes.py); 0.03 with the 32 of eight windows each.
+The error of the squared signal is the noise times sqrt(2 / (n (n - 1))): 0.12 with 12, nearly as large as the 0.2 that
+is left of it where the noise is named (causes.py); 0.04 with the 32 of eight windows each, 0.01 with the 128 of two.
 """
-_MUCH_NOISE = 3.0
-"""Over the batch: below, twelve gradients tell well enough that it is not ten."""
+_MUCH_NOISE = 2.0
+"""Over the batch: below, twelve gradients tell well enough that it is not five."""
 _MOST_NOISE = 1000.0
 """Stands for a gradient that drowns: so few batches cannot tell a larger noise scale from an infinite one."""
 _OVERFIT_EMITTERS, _OVERFIT_AT_ONCE, _OVERFIT_WINDOWS = 60, 16, 64
@@ -200,32 +200,41 @@ def settled_modes(run: Run) -> dict[str, float | None]:
 def paired_gap(run: Run) -> dict[str, float | None]:
     """Validation against training windows, both in evaluation mode with the same weights.
 
-    gap: relative excess of the validation loss; gap_low: lower end of its 95 % interval over windows.
+    gap: relative excess of the validation loss; gap_low: lower end of its 95 % interval over windows. None where too
+        few windows have emitters.
     shuffle_gap_validation: what shuffling inputs costs on data that were never trained on.
     """
-    first = max(run.step - _JUDGED_BATCHES, 0)
+    num = min(_judged_batches(run), run.step)
     network = run.model.network
     was_training = network.training
     network.eval()
     with torch.inference_mode():
-        seen = [loss for i in range(_JUDGED_BATCHES) for loss in _window_losses(run, run.windows[first + i])]
+        seen = [loss for i in range(num) for loss in _window_losses(run, run.windows[run.step - num + i])]
         unseen = [loss for batch in run.validation for loss in _window_losses(run, batch)]
         batch = run.validation[0]
         shuffled = shuffle_gap(run.loss, predict(run, batch), batch_targets(run, batch))
     network.train(was_training)
-    mean_seen, mean_unseen = statistics.fmean(seen), statistics.fmean(unseen)
-    error = math.sqrt(sum(_variance_of_mean(losses) for losses in (seen, unseen)))
-    return {
-        "gap": (mean_unseen - mean_seen) / max(abs(mean_seen), 1e-12),
-        "gap_low": (mean_unseen - mean_seen - _SIGMAS_95 * error) / max(abs(mean_seen), 1e-12),
-        "shuffle_gap_validation": shuffled,
-    }
+    return {**_gap(seen, unseen), "shuffle_gap_validation": shuffled}
+
+
+def _gap(seen: Sequence[float], unseen: Sequence[float]) -> dict[str, float | None]:
+    if min(len(seen), len(unseen)) < 2:
+        return {"gap": None, "gap_low": None}
+    mean, excess = statistics.fmean(seen), statistics.fmean(unseen) - statistics.fmean(seen)
+    error = math.sqrt(sum(statistics.variance(losses) / len(losses) for losses in (seen, unseen)))
+    size = max(abs(mean), 1e-12)
+    return {"gap": excess / size, "gap_low": (excess - _SIGMAS_95 * error) / size}
 
 
 def _window_losses(run: Run, batch: Batch) -> list[float]:
+    """Of windows with emitters: without any a window has two channels, and next to no loss."""
     batch = batch.to(run.device)
     outputs, targets = predict(run, batch), batch_targets(run, batch)
-    return [float(run.loss.total(run.loss.sums(outputs[i : i + 1], targets[i : i + 1]))) for i in range(len(outputs))]
+    return [
+        float(run.loss.total(run.loss.sums(outputs[i : i + 1], targets[i : i + 1])))
+        for i in range(len(outputs))
+        if bool(targets[i, PROBABILITY].any())
+    ]
 
 
 def _trial(run: Run, shape: Callable[[float], float]) -> float:
@@ -276,7 +285,3 @@ def _gain(same: float, other: float) -> float:
     if not math.isfinite(same):
         return 1.0
     return (same - other) / max(abs(same), 1e-12)
-
-
-def _variance_of_mean(values: Sequence[float]) -> float:
-    return statistics.variance(values) / len(values) if len(values) > 1 else 0.0
