@@ -48,10 +48,13 @@ _OVERFIT_RATES = (1e-2, 3e-3)
 """AdamW's rates on the fresh copy. The first is the best of 1e-3, 3e-3, 1e-2 and 3e-2 for networks of 119 to 47,070
 parameters; the second is tried where the first leaves a third of the loss, as wide networks without normalization
 diverge at it."""
-_SETTLING_BATCHES = 40
-"""Batches that the statistics of normalization see while the weights stand still: 0.9^40 = 1.5 % is left of a lag."""
+_SETTLING_PASSES, _SETTLING_WINDOWS = 30, 32
+"""That the statistics of normalization see while the weights stand still: 0.9^30 = 4 % is left of a lag."""
 _JUDGED_WINDOWS = 32
-"""Compared in the two modes, at least, where the memory holds whole batches; and after trials of the rate."""
+"""At least, after trials of the rate and for the gap."""
+_SETTLED_WINDOWS = 128
+"""Compared in the two modes, at least, where the memory holds whole batches: the own statistics of few windows of a
+sparse movie differ from those of many as they do in a mismatch."""
 _FAR_STEP = 1_000_000
 """Batches from here on: the same for every probe, and none that the run has seen or will soon see."""
 _JUDGED_BATCHES = 3
@@ -74,7 +77,7 @@ def make_probes(run: Run) -> dict[str, Any]:
 
 def probe_steps() -> int:
     """Training steps that all probes together cost, about."""
-    return TRIAL_STEPS * (2 + len(_BOOST_FACTORS)) + _OVERFIT_STEPS + _SETTLING_BATCHES // 3 + _NOISE_WINDOWS // 8
+    return TRIAL_STEPS * (2 + len(_BOOST_FACTORS)) + _OVERFIT_STEPS + _SETTLING_PASSES + _NOISE_WINDOWS // 8
 
 
 def rate_trials(run: Run) -> dict[str, float]:
@@ -178,15 +181,12 @@ def settled_modes(run: Run) -> dict[str, float | None]:
     """
     trial = _copy(run)
     network = trial.model.network
-    batches = [run.windows[_FAR_STEP]]
-    while sum(len(b.adu_BTHW) for b in batches) < _JUDGED_WINDOWS and run.config.training.accumulation_steps == 1:
-        batches.append(run.windows[_FAR_STEP + len(batches)])
-    batch = joined(batches).to(run.device)
+    batch = _joined_from(run, _FAR_STEP, _SETTLED_WINDOWS).to(run.device)
     targets = batch_targets(run, batch)
     with torch.no_grad():
         if any(True for _ in network.buffers()):
-            for i in range(_SETTLING_BATCHES):
-                predict(trial, run.windows[_FAR_STEP + i].to(run.device))
+            for i in range(_SETTLING_PASSES):
+                predict(trial, _joined_from(run, _FAR_STEP + i * _SETTLING_WINDOWS, _SETTLING_WINDOWS).to(run.device))
         training = predict(trial, batch)
         network.eval()
         evaluation = predict(trial, batch)
@@ -195,6 +195,14 @@ def settled_modes(run: Run) -> dict[str, float | None]:
         "settled_train_loss": float(run.loss.total(run.loss.sums(training, targets))),
         "settled_eval_loss": float(run.loss.total(run.loss.sums(evaluation, targets))),
     }
+
+
+def _joined_from(run: Run, step: int, num: int) -> Batch:
+    """The batches from a step on that hold so many windows; a single one where the memory does not hold even that."""
+    batches = [run.windows[step]]
+    while sum(len(batch.adu_BTHW) for batch in batches) < num and run.config.training.accumulation_steps == 1:
+        batches.append(run.windows[step + len(batches)])
+    return joined(batches)
 
 
 def paired_gap(run: Run) -> dict[str, float | None]:
