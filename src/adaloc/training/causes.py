@@ -199,13 +199,13 @@ def _modes_apart(e: Evidence) -> float:
         # With statistics that have caught up, and of many windows, the outputs of the two modes differ by thousandths
         # to hundredths of their variance in healthy runs, whatever those have learned, and by 0.5 or far more in faulty
         # ones.
-        return over(e.settled_difference, 0.2, 3)
+        return over(e.settled_difference, 0.1, 3)
     # Seen in passing, the running statistics lag some ten steps behind, which costs up to a quarter of the loss.
     if e.train_mode_loss is None or e.eval_mode_loss is None:
         return 0.0
     difference = over(abs(_ratio(e.eval_mode_loss, e.train_mode_loss, 1e-12) - 1), 0.5, 3)
     # A network that has learned little scores like one that knows nothing in either mode, so the outputs are asked too.
-    # Half a batch's own statistics and a lag of ten steps make up to 0.6 of their variance in networks that have
+    # Half a batch's own statistics and a lag of ten steps make up to 0.9 of their variance in networks that have
     # hardly learned, and some hundredths later. Where not a twentieth of the loss is explained the outputs vary by
     # nothing that means anything.
     outputs = both(over(e.mode_difference, 1.0, 3), over(1 - _ratio(e.train_loss, e.no_information, 1e-12), 0.05, 3))
@@ -337,10 +337,10 @@ def _physical_limit(e: Evidence) -> float:
 def _noise_floor(e: Evidence) -> float:
     # Steps at a constant rate stir the weights until the gradient that brings them back shows in the noise: at the
     # floor itself the noise scale is some 5 to 50 batches (2 / (rate times curvature)), and higher only in passing. At
-    # five a gradient is five sixths noise; at three, three quarters, and a loss that a short anneal lowers by a fifth
-    # says the rest.
-    stirs = both(over(e.noise_over_batch, 3.0), over(e.anneal_gain, 0.2))
-    drowns = either(over(e.noise_over_batch, 5.0), stirs)
+    # four a gradient is four fifths noise; at two, two thirds, and a loss that a short anneal lowers by a fifth says
+    # the rest.
+    stirs = both(over(e.noise_over_batch, 2.0), over(e.anneal_gain, 0.2))
+    drowns = either(over(e.noise_over_batch, 4.0), stirs)
     # It holds the loss up only while the rate is not annealed. And a loss that does not fall for some tens of epochs of
     # three steps is no floor yet: only from 300 steps on is it taken for one.
     waits, goes_on = over(e.rate_since_highest, 0.3, 4), over(e.step, 300.0, 8)

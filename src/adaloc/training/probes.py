@@ -34,7 +34,7 @@ The error of the squared signal is the noise times sqrt(2 / (n (n - 1))): 0.12 w
 is left of it where the noise is named (causes.py); 0.04 with the 32 of eight windows each, 0.01 with the 128 of two.
 """
 _MUCH_NOISE = 2.0
-"""Over the batch: below, twelve gradients tell well enough that it is not five."""
+"""Over the batch: below, the noise is not what is named (causes.py), however exactly it is known."""
 _MOST_NOISE = 1000.0
 """Stands for a gradient that drowns: so few batches cannot tell a larger noise scale from an infinite one."""
 _OVERFIT_EMITTERS, _OVERFIT_AT_ONCE, _OVERFIT_WINDOWS = 60, 16, 64
