@@ -321,7 +321,7 @@ def _overfitting(e: Evidence) -> float:
 
 
 def _too_small(e: Evidence) -> float:
-    # Sixty steps on some sixty emitters: networks from 4,000 parameters on leave a tenth to a third of the loss, those
+    # Sixty steps on some sixty emitters: networks from 7,000 parameters on leave up to a third of the loss, those
     # of 112 to 135 over 0.6 of it. One that learned its data by heart is not too small for them.
     return both(over(e.overfit_ratio, 0.5, 8), 1 - _overfitting(e))
 
