@@ -32,7 +32,7 @@ GOOD = Evidence(
     input_std=0.9, repeated_share=0.0, frozen_share=0.0, train_mode_loss=3.4, eval_mode_loss=3.45, mode_difference=0.03,
     moment_steps=100, rate=5e-3, rate_asked=5e-3, first_rate=2e-3, highest_rate=5e-3, loss_share=0.25,
     loss_share_channel="z", head_share=0.4, head_share_channel="x", count_ratio=1.0, p_at_emitters=0.1,
-    overconfidence=1.0, probability_over_constant=0.8, shuffle_gap=0.4,
+    overconfidence=1.0, pull_ratio=1.0, shuffle_gap=0.4,
     gradient_depth_ratio=0.1, zero_gradient_share=0.0, skipped_share=0.0, dead_share=0.0, wait_share=0.02,
     update_ratio=6e-3, highest_update_ratio=1e-2, rate_since_highest=0.9, decay_ratio=1e-5, gradient_cosine=0.1,
     clipped_share=1.0, clip_excess=4.0, early_burst=1.05, noise_over_batch=8.0, boost_gain=-0.3, anneal_gain=0.0,
@@ -66,7 +66,7 @@ SIGNATURES: dict[str, dict[str, Any]] = {
     "network_too_small": {"overfit_ratio": 0.8},
     "overfitting": {"gap": 1.5, "gap_low": 0.8},
     "physical_limit": {"floor": 3.2, "trend": "stalled"},
-    "batch_noise_floor": {"noise_over_batch": 200.0, "trend": "stalled"},
+    "batch_noise_floor": {"noise_over_batch": 200.0, "trend": "stalled", "step": 500},
 }  # fmt: skip
 
 
@@ -127,10 +127,53 @@ def test_what_blew_up_explains_the_rubble() -> None:
 
 
 def test_the_modes_are_told_apart_by_the_outputs_where_the_loss_says_nothing_yet() -> None:
-    little = dataclasses.replace(GOOD, train_mode_loss=5.4, eval_mode_loss=5.5, mode_difference=0.8)
+    little = dataclasses.replace(GOOD, train_mode_loss=5.4, eval_mode_loss=5.5, mode_difference=1.5)
     assert rank(little)[0].cause == "train_eval_mismatch"
     thrown = dataclasses.replace(little, **SIGNATURES["rate_too_high"])
     assert rank(thrown)[0].cause == "rate_too_high"
+
+
+@pytest.mark.parametrize(("settled", "cause"), [(0.02, HEALTHY), (1.2, "train_eval_mismatch")])
+def test_what_settled_statistics_show_goes_before_what_was_seen_in_passing(settled: float, cause: str) -> None:
+    seen = {HEALTHY: {"eval_mode_loss": 9.0, "mode_difference": 3.0}}.get(cause, {})
+    assert rank(dataclasses.replace(GOOD, **seen, settled_difference=settled))[0].cause == cause
+
+
+def test_a_network_that_learned_its_data_by_heart_is_not_too_small_for_them() -> None:
+    both = dataclasses.replace(GOOD, **SIGNATURES["overfitting"], **SIGNATURES["network_too_small"])
+    assert [f.cause for f in rank(both) if is_named(f)] == ["overfitting"]
+
+
+def test_a_network_that_is_too_small_is_not_held_up_by_noise() -> None:
+    both = dataclasses.replace(GOOD, **SIGNATURES["batch_noise_floor"], **SIGNATURES["network_too_small"])
+    assert [f.cause for f in rank(both) if is_named(f)] == ["network_too_small"]
+
+
+def test_noise_holds_a_loss_up_only_after_some_hundred_steps_at_a_rate_that_is_not_annealed() -> None:
+    stirred = dataclasses.replace(GOOD, trend="stalled", step=500, noise_over_batch=3.0, anneal_gain=0.6)
+    assert rank(stirred)[0].cause == "batch_noise_floor"
+    for change in ({"step": 105}, {"rate_since_highest": 0.05}, {"anneal_gain": 0.02}, {"trend": "falling"}):
+        assert not any(is_named(f) for f in rank(dataclasses.replace(stirred, **change))), change
+
+
+def _look(step: int, emitters: float, **values: Any) -> dict[str, Any]:
+    return {"event": "signals", "step": step, "emitters": emitters, "loss_shares": {"probability": 0.5, "x": 0.5},
+            "head_shares": [0.02, 0.98], **values}  # fmt: skip
+
+
+def test_of_few_emitters_nothing_is_said_about_probabilities_and_of_none_nothing_about_the_head() -> None:
+    start = [{"event": "start", "no_information_loss": 5.5}]
+    empty = {"count_ratio": 1e-3, "p_at_emitters": 1e-4, "overconfidence": 1e3}
+    few = gather([*start, _look(100, 0.0), _look(200, 1.0, **empty), _look(300, 1.0, **empty)])
+    assert (few.count_ratio, few.head_share) == (None, None)
+    assert not any(is_named(finding) for finding in rank(few))
+    enough = gather([*start, _look(100, 0.0), _look(200, 2.0, **empty), _look(300, 4.0, **empty)])
+    assert (enough.count_ratio, enough.head_share) == (1e-3, 0.98)
+
+
+def test_looks_at_many_emitters_weigh_more() -> None:
+    ratios = [_look(100, 2.0, count_ratio=1.5), _look(200, 7.0, count_ratio=0.01), _look(300, 2.0, count_ratio=0.05)]
+    assert gather([{"event": "start", "no_information_loss": 5.5}, *ratios]).count_ratio == 0.01
 
 
 def test_one_odd_look_is_no_mismatch_of_the_modes() -> None:
@@ -146,10 +189,10 @@ def test_one_odd_look_is_no_mismatch_of_the_modes() -> None:
     assert rank(lasting)[0].cause == "train_eval_mismatch"
 
 
-def test_an_empty_prediction_that_costs_far_more_than_knowing_nothing_is_saturated() -> None:
+def test_an_empty_prediction_that_the_loss_does_not_want_is_saturated() -> None:
     empty = dataclasses.replace(GOOD, **SIGNATURES["collapsed_to_empty"])
-    assert rank(dataclasses.replace(empty, probability_over_constant=1.05))[0].cause == "collapsed_to_empty"
-    assert rank(dataclasses.replace(empty, probability_over_constant=5.0))[0].cause == "saturated_detection"
+    assert rank(dataclasses.replace(empty, pull_ratio=1.3))[0].cause == "collapsed_to_empty"
+    assert rank(dataclasses.replace(empty, pull_ratio=1e3))[0].cause == "saturated_detection"
 
 
 def test_only_what_cannot_succeed_is_hopeless() -> None:

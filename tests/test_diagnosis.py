@@ -22,8 +22,8 @@ from adaloc.monitor.advice import advise
 from adaloc.monitor.log import load_run
 from adaloc.monitor.summary import build_summary
 from adaloc.training import diagnosis, signals, trainer
-from adaloc.training.cures import Clip, MicroBatches
-from adaloc.training.probes import make_probes
+from adaloc.training.cures import Clip, MicroBatches, joined, windows_of
+from adaloc.training.probes import make_probes, overfit_fresh, settled_modes
 from adaloc.training.run import Run, batch_errors, setup
 from adaloc.training.run_log import read_events
 from adaloc.training.trainer import Hooks, fit
@@ -88,7 +88,50 @@ def test_probes_leave_the_run_bit_identical_and_repeat(data: Config, tmp_path: P
         assert (parameter.grad is None) == (gradient is None)
         assert gradient is None or torch.equal(parameter.grad, gradient)  # type: ignore[arg-type]
     assert make_probes(run) == first
-    assert {"boost_gain", "anneal_gain", "overfit_ratio", "gap", "noise_over_batch"} <= first.keys()
+    assert {
+        "boost_gain",
+        "anneal_gain",
+        "overfit_ratio",
+        "gap",
+        "noise_over_batch",
+        "settled_difference",
+    } <= first.keys()
+
+
+def test_windows_that_are_joined_are_the_batch_they_were_taken_from(data: Config, tmp_path: Path) -> None:
+    batch = make_run(data, tmp_path).windows[0]
+    again = joined([windows_of(batch, 0, 1), windows_of(batch, 1, len(batch.adu_BTHW))])
+    assert torch.equal(again.adu_BTHW, batch.adu_BTHW)
+    assert torch.equal(again.background_N, batch.background_N)
+    for name, column in vars(batch.emitters).items():
+        order = torch.argsort(batch.emitters.window, stable=True)
+        assert torch.equal(getattr(again.emitters, name), column[order]), name
+
+
+@pytest.mark.parametrize(("momentum", "apart"), [(0.1, False), (1e-4, True)])
+def test_a_lag_of_the_statistics_is_no_mismatch_and_statistics_that_never_adapt_are_one(
+    data: Config, tmp_path: Path, momentum: float, apart: bool
+) -> None:
+    run = make_run(data, tmp_path, network={"normalization": "batch"})
+    for module in run.model.network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = momentum
+    # Of a fresh network the statistics are those it began with: all of the difference is a lag.
+    found = settled_modes(run)["settled_difference"]
+    assert found is not None
+    assert (found > 0.1) == apart
+    plain = make_run(data, tmp_path, network={"normalization": "none"})
+    assert settled_modes(plain)["settled_difference"] == 0
+
+
+def test_a_rate_that_is_too_high_for_learning_by_heart_is_tried_lower(
+    data: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(data, tmp_path)
+    monkeypatch.setattr("adaloc.training.probes._OVERFIT_RATES", (10.0,))
+    diverged = overfit_fresh(run)
+    monkeypatch.setattr("adaloc.training.probes._OVERFIT_RATES", (10.0, 3e-3))
+    assert overfit_fresh(run) < 0.7 * diverged
 
 
 @pytest.mark.parametrize(

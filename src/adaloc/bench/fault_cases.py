@@ -104,6 +104,7 @@ FAULTS: dict[str, Fault] = {
         },
         samples=few_frames,
     ),
+    # On the data whose floor a network reaches with batches of eight larger windows, at a rate that never anneals.
     "batch_noise_floor": Fault(
         config=lambda _: {
             "data": {"batch_size": 2, "image_size": 12},
@@ -112,6 +113,7 @@ FAULTS: dict[str, Fault] = {
                          "adaptive_lr_config": {"scheduler_type": "constant"}},
         },
         steps=500,
+        easy=True,
     ),
     "physical_limit": Fault(config=_soon_at_the_floor, steps=500, easy=True),
     "network_too_small": Fault(config=lambda _: {"network": SMALLEST_NETWORK}),

@@ -122,6 +122,7 @@ def target_signals(loss: ChannelLoss, targets_NKHW: torch.Tensor) -> dict[str, f
 def detection_signals(outputs_NKHW: torch.Tensor, targets_NKHW: torch.Tensor) -> dict[str, float]:
     """How the probabilities stand to the truth.
 
+    emitters: their number; few of them say little.
     count_ratio: summed probability over the number of emitters (1 when calibrated, also for the best constant).
     p_at_emitters: mean probability at emitter pixels.
     overconfidence: mean squared error over mean p (1 - p); 1 when calibrated, large when sure and wrong.
@@ -129,13 +130,24 @@ def detection_signals(outputs_NKHW: torch.Tensor, targets_NKHW: torch.Tensor) ->
     p, truth = outputs_NKHW[:, PROBABILITY].float().sigmoid(), targets_NKHW[:, PROBABILITY]
     num_emitters = float(truth.sum())
     if num_emitters == 0:
-        return {}
+        return {"emitters": 0.0}
     spread = float((p * (1 - p)).mean())
     return {
+        "emitters": num_emitters,
         "count_ratio": float(p.sum()) / num_emitters,
         "p_at_emitters": float((p * truth).sum()) / num_emitters,
         "overconfidence": float((p - truth).square().mean()) / max(spread, 1e-12),
     }
+
+
+def detection_pulls(gradient_NKHW: torch.Tensor) -> dict[str, float]:
+    """How strongly the loss pulls the logits up (at emitters) and down (elsewhere), from its gradient at the outputs.
+
+    They balance where the network says what the loss wants, even where that is "empty". A plain cross entropy pulls up
+    1 / count_ratio times as strongly as down.
+    """
+    gradient = gradient_NKHW[:, PROBABILITY].float()
+    return {"pull_up": float(-gradient.clamp_max(0).sum()), "pull_down": float(gradient.clamp_min(0).sum())}
 
 
 def mode_difference(training_NKHW: torch.Tensor, evaluation_NKHW: torch.Tensor) -> float | None:

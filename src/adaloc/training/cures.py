@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -175,3 +177,18 @@ def windows_of(batch: Batch, first: int, last: int) -> Batch:
     rows = batch.emitters.select((batch.emitters.window >= low) & (batch.emitters.window < high))
     shifted = EmitterRows(rows.window - low, rows.x, rows.y, rows.z, rows.photons)
     return Batch(batch.adu_BTHW[first:last], shifted, batch.background_N[low:high])
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """The windows of several batches as one."""
+    firsts = itertools.accumulate((len(batch.background_N) for batch in batches), initial=0)
+    rows = [
+        EmitterRows(b.emitters.window + first, b.emitters.x, b.emitters.y, b.emitters.z, b.emitters.photons)
+        for b, first in zip(batches, firsts, strict=False)
+    ]
+    columns = (torch.cat([getattr(r, name) for r in rows]) for name in ("window", "x", "y", "z", "photons"))
+    return Batch(
+        torch.cat([b.adu_BTHW for b in batches]),
+        EmitterRows(*columns),
+        torch.cat([b.background_N for b in batches]),
+    )

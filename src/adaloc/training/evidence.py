@@ -13,6 +13,7 @@ from adaloc.training.run_log import Event
 
 _RECENT_EPOCHS = 10
 _RECENT_LOOKS = 3  # long looks: enough to see through one odd batch, few enough to be the present
+_FEWEST_EMITTERS = 5  # seen by the last long looks: of fewer a share or a sum is chance
 _FEWEST_EPOCHS_FOR_TREND = 10
 _TREND_WINDOW = 20
 _SIGMAS = 3.0
@@ -60,6 +61,9 @@ class Evidence:
     train_mode_loss: float | None = None
     eval_mode_loss: float | None = None
     mode_difference: float | None = None
+    settled_difference: float | None = None
+    settled_train_loss: float | None = None
+    settled_eval_loss: float | None = None
     resumed_at: int | None = None
     moment_steps: int | None = None
     rate: float | None = None
@@ -74,7 +78,7 @@ class Evidence:
     count_ratio: float | None = None
     p_at_emitters: float | None = None
     overconfidence: float | None = None
-    probability_over_constant: float | None = None
+    pull_ratio: float | None = None
     shuffle_gap: float | None = None
     # gradients
     gradient_depth_ratio: float | None = None
@@ -191,7 +195,7 @@ def _from_looks(looks: Sequence[Event]) -> dict[str, Any]:
         values[name] = _last([look.get(name) for look in looks])
     for name in (
         "target_offset_max", "target_z_rms", "target_photons_rms", "input_mean", "input_std", "repeated_share",
-        "frozen_share", "count_ratio", "p_at_emitters", "overconfidence", "probability_over_constant",
+        "frozen_share",
         "gradient_depth_ratio", "zero_gradient_share", "skipped_share", "dead_share", "update_ratio", "decay_ratio",
         "gradient_cosine", "clip_excess",
     ):  # fmt: skip
@@ -199,7 +203,7 @@ def _from_looks(looks: Sequence[Event]) -> dict[str, Any]:
     frozen = _last([look.get("frozen") for look in looks if look.get("frozen")])
     values["frozen"] = ", ".join(frozen) if frozen else None
     values["dead_layer"] = _last([look.get("dead_layer") for look in looks])
-    values |= _modes(looks) | _shares(recent)
+    values |= _modes(looks) | _shares(recent) | _detection(recent)
     rates = [rate for look in looks if (rate := _number(look.get("rate"))) is not None]
     values["first_rate"], values["highest_rate"] = (rates[0], max(rates)) if rates else (None, None)
     values |= _highest_update(looks) | _bursts(looks) | {"noise_over_batch": _noise_over_batch(looks)}
@@ -236,12 +240,37 @@ def _shares(looks: Sequence[Event]) -> dict[str, Any]:
         shares = {name: _median([_number(c.get(name)) for c in channels]) or 0.0 for name in names}
         top = max(shares, key=lambda name: shares[name])
         values["loss_share"], values["loss_share_channel"] = shares[top], top
-        heads = [look["head_shares"] for look in looks if look.get("head_shares")]
+        # Those of one batch: without emitters its gradient is that of two channels.
+        heads = [look["head_shares"] for look in looks if look.get("head_shares") and _emitters(look) > 1]
         if heads:
             medians = [statistics.median(column) for column in zip(*heads, strict=True)]
             top_head = max(range(len(medians)), key=lambda i: medians[i])
             values["head_share"] = medians[top_head]
             values["head_share_channel"] = names[top_head] if top_head < len(names) else None
+    return values
+
+
+def _emitters(look: Event) -> float:
+    """That a look saw; logs without the number had batches with enough of them."""
+    known = _number(look.get("emitters"))
+    return _FEWEST_EMITTERS if known is None else known
+
+
+def _detection(looks: Sequence[Event]) -> dict[str, Any]:
+    """How the probabilities stand to the truth; nothing where the looks saw too few emitters."""
+    seen = [look for look in looks if _number(look.get("count_ratio")) is not None]
+    if math.fsum(_emitters(look) for look in seen) < _FEWEST_EMITTERS:
+        return {}
+    values: dict[str, Any] = {
+        name: _weighted_median(
+            [(value, _emitters(look)) for look in seen if (value := _number(look.get(name))) is not None]
+        )
+        for name in ("count_ratio", "p_at_emitters", "overconfidence")
+    }
+    up = [value for look in looks if (value := _number(look.get("pull_up"))) is not None]
+    down = [value for look in looks if (value := _number(look.get("pull_down"))) is not None]
+    if up and down:
+        values["pull_ratio"] = math.fsum(up) / max(math.fsum(down), 1e-30)
     return values
 
 
@@ -322,6 +351,16 @@ def _number(value: Any) -> float | None:
 def _median(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.median(known) if known else None
+
+
+def _weighted_median(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Of (value, weight): where half of the weight is reached."""
+    half, reached = math.fsum(weight for _, weight in pairs) / 2, 0.0
+    for value, weight in sorted(pairs):
+        reached += weight
+        if reached >= half:
+            return value
+    return None
 
 
 def _last(values: Sequence[Any]) -> Any:

@@ -7,35 +7,54 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
+import operator
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
+from adaloc.data.targets import PROBABILITY
 from adaloc.data.windows import Batch
 from adaloc.models.model_file import Model, make_model
-from adaloc.training.batch_signals import shuffle_gap
-from adaloc.training.cures import MicroBatches, windows_of
+from adaloc.training.batch_signals import mode_difference, shuffle_gap
+from adaloc.training.cures import MicroBatches, joined, windows_of
 from adaloc.training.ranks import Ranks
 from adaloc.training.run import Run, batch_errors, batch_targets, predict
 
 TRIAL_STEPS = 20
 _BOOST_FACTORS = (10.0, 1000.0)
 """Rates that are 10 to 100 times too low win with the first, lower ones with the second."""
-_FEWEST_NOISE_BATCHES, _NOISE_WINDOWS = 12, 128
-"""Independent gradients that the noise is told from: 12, or more where batches are so small that they cost less.
+_FEWEST_NOISE_BATCHES, _NOISE_WINDOWS = 12, 256
+"""Independent gradients that the noise is told from: 12, or those of so many windows where the first dozen show much.
 
-The error of the squared signal is the noise times sqrt(2 / (n (n - 1))), so with 12 a noise of fifty batches is hardly
-told from a gradient that drowns.
+The error of the squared signal is the noise times sqrt(2 / (n (n - 1))): 0.12 with 12, nearly as large as the 0.2 that
+is left of it where the noise is named (causes.py); 0.04 with the 32 of eight windows each, 0.01 with the 128 of two.
 """
+_MUCH_NOISE = 2.0
+"""Over the batch: below, the noise is not what is named (causes.py), however exactly it is known."""
 _MOST_NOISE = 1000.0
 """Stands for a gradient that drowns: so few batches cannot tell a larger noise scale from an infinite one."""
-_OVERFIT_WINDOWS = 16
+_OVERFIT_EMITTERS, _OVERFIT_AT_ONCE, _OVERFIT_WINDOWS = 60, 16, 64
+"""Learned by heart: so many emitters, of up to 16 windows of each batch and of some 64 at most.
+
+Five numbers each are 300 to remember, more than the some 120 weights of a network that is too small. Of the 7 emitters
+of a sparse batch it remembers all.
+"""
 _OVERFIT_STEPS = 60
-_OVERFIT_RATE = 1e-2
-"""AdamW's rate on the fresh copy: the best of 1e-3, 3e-3, 1e-2 and 3e-2 for networks of 119 to 47,070 parameters."""
+_OVERFIT_RATES = (1e-2, 3e-3)
+"""AdamW's rates on the fresh copy. The first is the best of 1e-3, 3e-3, 1e-2 and 3e-2 for networks of 119 to 47,070
+parameters; the second is tried where the first leaves a third of the loss, as wide networks without normalization
+diverge at it."""
+_SETTLING_PASSES, _SETTLING_WINDOWS = 30, 32
+"""That the statistics of normalization see while the weights stand still: 0.9^30 = 4 % is left of a lag."""
+_JUDGED_WINDOWS = 32
+"""At least, after trials of the rate and for the gap."""
+_SETTLED_WINDOWS = 128
+"""Compared in the two modes, at least, where the memory holds whole batches: the own statistics of few windows of a
+sparse movie differ from those of many as they do in a mismatch."""
 _FAR_STEP = 1_000_000
 """Batches from here on: the same for every probe, and none that the run has seen or will soon see."""
 _JUDGED_BATCHES = 3
@@ -44,19 +63,21 @@ _SIGMAS_95 = 2.1
 
 
 def make_probes(run: Run) -> dict[str, Any]:
-    """All probes: boost_gain, boost_factor, anneal_gain, overfit_ratio, gap, gap_low, shuffle_gap_validation.
+    """All probes: boost_gain, boost_factor, anneal_gain, overfit_ratio, gap, gap_low, shuffle_gap_validation,
+    noise_over_batch, settled_difference, settled_train_loss, settled_eval_loss.
 
     Gains are shares of the loss: 0.1 means that the trial ends 10 % lower than going on as before.
     """
     buffers = [buffer.clone() for buffer in run.model.network.buffers()]
     results = rate_trials(run) | {"overfit_ratio": overfit_fresh(run)} | paired_gap(run) | noise_scale(run)
+    results |= settled_modes(run)
     assert all(torch.equal(a, b) for a, b in zip(buffers, run.model.network.buffers(), strict=True))
     return results
 
 
 def probe_steps() -> int:
     """Training steps that all probes together cost, about."""
-    return TRIAL_STEPS * (2 + len(_BOOST_FACTORS)) + _OVERFIT_STEPS + _FEWEST_NOISE_BATCHES
+    return TRIAL_STEPS * (2 + len(_BOOST_FACTORS)) + _OVERFIT_STEPS + _SETTLING_PASSES + _NOISE_WINDOWS // 8
 
 
 def rate_trials(run: Run) -> dict[str, float]:
@@ -79,13 +100,33 @@ def overfit_fresh(run: Run) -> float:
 
     A fresh one, so that this says something about the architecture and nothing about the state it is in.
     """
+    batch = _to_remember(run)
+    ratio = math.inf
+    for rate in _OVERFIT_RATES:
+        left = _learned_by_heart(run, batch, rate)
+        ratio = left if math.isnan(left) else min(ratio, left)
+        if not ratio > 1 / 3:
+            break
+    return ratio
+
+
+def _to_remember(run: Run) -> Batch:
+    batches: list[Batch] = []
+    emitters = windows = 0
+    while not batches or (emitters < _OVERFIT_EMITTERS and windows < _OVERFIT_WINDOWS):
+        batch = run.windows[_FAR_STEP + len(batches)].to(run.device)
+        batches.append(windows_of(batch, 0, min(_OVERFIT_AT_ONCE, len(batch.adu_BTHW))))
+        windows += len(batches[-1].adu_BTHW)
+        emitters += int(batch_targets(run, batches[-1])[:, PROBABILITY].sum())
+    return joined(batches)
+
+
+def _learned_by_heart(run: Run, batch: Batch, rate: float) -> float:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.config.seed)
         model = make_model(run.config, run.model.scaling)
     model.network.to(run.device).train()
-    batch = run.windows[_FAR_STEP].to(run.device)
-    batch = windows_of(batch, 0, min(_OVERFIT_WINDOWS, len(batch.adu_BTHW)))
-    optimizer = torch.optim.AdamW(model.network.parameters(), lr=_OVERFIT_RATE)
+    optimizer = torch.optim.AdamW(model.network.parameters(), lr=rate)
     learner = dataclasses.replace(run, model=model, optimizer=optimizer, ranks=Ranks())
     losses, parts = [], _parts(run)
     for _ in range(_OVERFIT_STEPS):
@@ -108,52 +149,100 @@ def noise_scale(run: Run) -> dict[str, float | None]:
     parameters = [p for p in trial.model.network.parameters() if p.requires_grad]
     if not parameters:
         return {"noise_over_batch": None}
-    total: torch.Tensor | None = None
-    squares = 0.0
-    n = max(_FEWEST_NOISE_BATCHES, _NOISE_WINDOWS // run.config.data.windows_per_batch)
-    for i in range(n):
+    total: torch.Tensor | float = 0.0
+    squares, noise = 0.0, None
+    most = max(_FEWEST_NOISE_BATCHES, _NOISE_WINDOWS // run.config.data.windows_per_batch)
+    for n in range(1, most + 1):
         trial.model.network.zero_grad(set_to_none=True)  # also what the optimizer does not hold
-        parts.backward(trial, run.windows[_FAR_STEP + i].to(run.device))
-        found = [p.grad for p in parameters if p.grad is not None]
-        gradient = torch.cat([g.flatten() for g in found])
+        parts.backward(trial, run.windows[_FAR_STEP + n - 1].to(run.device))
+        gradient = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
         squares += float(gradient.square().sum())
-        total = gradient if total is None else total + gradient
-    assert total is not None
-    signal = (float(total.square().sum()) - squares) / (n * (n - 1))
+        total = total + gradient
+        if n in (_FEWEST_NOISE_BATCHES, most):
+            noise = _noise_over_signal(float(torch.as_tensor(total).square().sum()), squares, n)
+            if noise is None or noise < _MUCH_NOISE:
+                break
+    return {"noise_over_batch": noise}
+
+
+def _noise_over_signal(square_of_sum: float, squares: float, n: int) -> float | None:
+    signal = (square_of_sum - squares) / (n * (n - 1))
     if not math.isfinite(signal) or squares == 0:
-        return {"noise_over_batch": None}
-    return {"noise_over_batch": squares / n / signal - 1 if signal > 0 else _MOST_NOISE}
+        return None
+    return squares / n / signal - 1 if signal > 0 else _MOST_NOISE
+
+
+def settled_modes(run: Run) -> dict[str, float | None]:
+    """Losses and outputs of the two modes on the same windows, once statistics have caught up with resting weights.
+
+    Statistics of normalization lag behind weights that move, which in a short run at a high rate looks like a
+    mismatch. On a copy whose weights rest a lag goes away, and a mismatch stays. Small batches are joined: the own
+    statistics of one differ from those of all by chance.
+    """
+    trial = _copy(run)
+    network = trial.model.network
+    batch = _joined_from(run, _FAR_STEP, _SETTLED_WINDOWS).to(run.device)
+    targets = batch_targets(run, batch)
+    with torch.no_grad():
+        if any(True for _ in network.buffers()):
+            for i in range(_SETTLING_PASSES):
+                predict(trial, _joined_from(run, _FAR_STEP + i * _SETTLING_WINDOWS, _SETTLING_WINDOWS).to(run.device))
+        training = predict(trial, batch)
+        network.eval()
+        evaluation = predict(trial, batch)
+    return {
+        "settled_difference": mode_difference(training, evaluation),
+        "settled_train_loss": float(run.loss.total(run.loss.sums(training, targets))),
+        "settled_eval_loss": float(run.loss.total(run.loss.sums(evaluation, targets))),
+    }
+
+
+def _joined_from(run: Run, step: int, num: int) -> Batch:
+    """The batches from a step on that hold so many windows; a single one where the memory does not hold even that."""
+    batches = [run.windows[step]]
+    while sum(len(batch.adu_BTHW) for batch in batches) < num and run.config.training.accumulation_steps == 1:
+        batches.append(run.windows[step + len(batches)])
+    return joined(batches)
 
 
 def paired_gap(run: Run) -> dict[str, float | None]:
     """Validation against training windows, both in evaluation mode with the same weights.
 
-    gap: relative excess of the validation loss; gap_low: lower end of its 95 % interval over windows.
+    gap: relative excess of the validation loss; gap_low: lower end of its 95 % interval over windows. None where too
+        few windows have emitters.
     shuffle_gap_validation: what shuffling inputs costs on data that were never trained on.
     """
-    first = max(run.step - _JUDGED_BATCHES, 0)
+    num = min(_judged_batches(run), run.step)
     network = run.model.network
     was_training = network.training
     network.eval()
     with torch.inference_mode():
-        seen = [loss for i in range(_JUDGED_BATCHES) for loss in _window_losses(run, run.windows[first + i])]
+        seen = [loss for i in range(num) for loss in _window_losses(run, run.windows[run.step - num + i])]
         unseen = [loss for batch in run.validation for loss in _window_losses(run, batch)]
         batch = run.validation[0]
         shuffled = shuffle_gap(run.loss, predict(run, batch), batch_targets(run, batch))
     network.train(was_training)
-    mean_seen, mean_unseen = statistics.fmean(seen), statistics.fmean(unseen)
-    error = math.sqrt(sum(_variance_of_mean(losses) for losses in (seen, unseen)))
-    return {
-        "gap": (mean_unseen - mean_seen) / max(abs(mean_seen), 1e-12),
-        "gap_low": (mean_unseen - mean_seen - _SIGMAS_95 * error) / max(abs(mean_seen), 1e-12),
-        "shuffle_gap_validation": shuffled,
-    }
+    return {**_gap(seen, unseen), "shuffle_gap_validation": shuffled}
+
+
+def _gap(seen: Sequence[float], unseen: Sequence[float]) -> dict[str, float | None]:
+    if min(len(seen), len(unseen)) < 2:
+        return {"gap": None, "gap_low": None}
+    mean, excess = statistics.fmean(seen), statistics.fmean(unseen) - statistics.fmean(seen)
+    error = math.sqrt(sum(statistics.variance(losses) / len(losses) for losses in (seen, unseen)))
+    size = max(abs(mean), 1e-12)
+    return {"gap": excess / size, "gap_low": (excess - _SIGMAS_95 * error) / size}
 
 
 def _window_losses(run: Run, batch: Batch) -> list[float]:
+    """Of windows with emitters: without any a window has two channels, and next to no loss."""
     batch = batch.to(run.device)
     outputs, targets = predict(run, batch), batch_targets(run, batch)
-    return [float(run.loss.total(run.loss.sums(outputs[i : i + 1], targets[i : i + 1]))) for i in range(len(outputs))]
+    return [
+        float(run.loss.total(run.loss.sums(outputs[i : i + 1], targets[i : i + 1])))
+        for i in range(len(outputs))
+        if bool(targets[i, PROBABILITY].any())
+    ]
 
 
 def _trial(run: Run, shape: Callable[[float], float]) -> float:
@@ -170,13 +259,19 @@ def _trial(run: Run, shape: Callable[[float], float]) -> float:
         if not bool(norm.isfinite()):
             return math.inf
         trial.optimizer.step()
-    return _mean_loss(trial, [run.windows[_FAR_STEP + TRIAL_STEPS + i].to(run.device) for i in range(_JUDGED_BATCHES)])
+    return _loss_over(trial, [run.windows[_FAR_STEP + TRIAL_STEPS + i] for i in range(_judged_batches(run))])
 
 
-def _mean_loss(run: Run, batches: Sequence[Batch]) -> float:
+def _judged_batches(run: Run) -> int:
+    """How many batches tell a loss: of small ones more, as few windows hold few emitters."""
+    return max(_JUDGED_BATCHES, _JUDGED_WINDOWS // run.config.data.windows_per_batch)
+
+
+def _loss_over(run: Run, batches: Sequence[Batch]) -> float:
     """In training mode, as the running statistics lag behind a trial of few steps."""
     with torch.no_grad():
-        return statistics.fmean(float(run.loss.total(batch_errors(run, batch))) for batch in batches)
+        sums = [batch_errors(run, batch.to(run.device)) for batch in batches]
+        return float(run.loss.total(functools.reduce(operator.add, sums)))
 
 
 def _copy(run: Run) -> Run:
@@ -198,7 +293,3 @@ def _gain(same: float, other: float) -> float:
     if not math.isfinite(same):
         return 1.0
     return (same - other) / max(abs(same), 1e-12)
-
-
-def _variance_of_mean(values: Sequence[float]) -> float:
-    return statistics.variance(values) / len(values) if len(values) > 1 else 0.0

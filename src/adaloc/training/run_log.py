@@ -22,9 +22,9 @@ Events (`event` names the kind; all carry `time_s`, seconds since 1970):
   training, since the process began), rate (used), rate_asked (the controller's), moment_steps,
   gradient_cosine; and of the step itself: update_ratio, frozen_share, frozen, decay_ratio, gradient_depth_ratio,
   zero_gradient_share, head_shares (layer_signals.py); train_mode_loss, eval_mode_loss, mode_difference, shuffle_gap,
-  input_mean, input_std, dead_share, dead_layer, count_ratio, p_at_emitters, overconfidence,
-  probability_over_constant, contrast..., target_... (batch_signals.py); gradient_square, gradient_noise,
-  batch_windows (noise_signals)
+  input_mean, input_std, dead_share, dead_layer, emitters, count_ratio, p_at_emitters, overconfidence,
+  pull_up, pull_down, contrast..., target_... (batch_signals.py); gradient_square,
+  gradient_noise, batch_windows (noise_signals)
 - diagnosis: epoch, step, trend, findings (cause, score, evidence, remedy; the most likely first), tried, probes
 - skipped: epoch, step, in_a_row, loss, grad_norm; a step whose gradient was not finite: the weights stayed as they were
 - cure: epoch, step, kind (clip_raised, batch_split), before, after, evidence

@@ -16,12 +16,11 @@ from typing import Any
 import torch
 
 from adaloc.config import CHANNELS
-from adaloc.data.targets import PROBABILITY
 from adaloc.data.windows import Batch
-from adaloc.models.losses import ChannelLoss
 from adaloc.simulation.camera import to_photons
 from adaloc.training.batch_signals import (
     Contrast,
+    detection_pulls,
     detection_signals,
     fingerprint,
     light_contrast,
@@ -207,7 +206,10 @@ class Observer:
         losses = [fact.loss for fact in facts]
         finite = [fact.grad_norm for fact in facts if math.isfinite(fact.grad_norm)]
         group = run.optimizer.param_groups[0]
-        weighted = [c * w for c, w in zip(last.channels, run.loss.weights, strict=True)]
+        # All steps: a single small batch may hold no emitter, and its loss is then that of one or two channels.
+        channels = [fact.channels for fact in facts if all(map(math.isfinite, fact.channels))] or [last.channels]
+        means = [statistics.fmean(column) for column in zip(*channels, strict=True)]
+        weighted = [c * w for c, w in zip(means, run.loss.weights, strict=True)]
         total = math.fsum(weighted)
         return {
             "num_steps": len(facts),
@@ -220,7 +222,6 @@ class Observer:
             "clipped_share": statistics.fmean(fact.grad_norm > fact.clip_norm for fact in facts),
             "clip_excess": statistics.median(n.grad_norm / n.clip_norm for n in facts),
             "skipped_share": statistics.fmean(not fact.is_taken for fact in facts),
-            "probability_over_constant": _over_constant(run.loss, statistics.median(f.channels[0] for f in facts)),
             "wait_share": math.fsum(f.wait_s for f in facts) / max(math.fsum(f.train_s for f in facts), 1e-9),
             "repeated_share": self._window.repeated / len(facts),
             "observe_share": self._observe_s / max(self._train_s, 1e-9),
@@ -247,6 +248,12 @@ def look_at_batch(run: Run, batch: Batch, num: int) -> dict[str, Any]:
         outputs = predict(run, half)
     sums = run.loss.sums(outputs, targets)
     parameters = [p for p in network.parameters() if p.requires_grad]
+    # Of the loss that models are judged by: a mixture's likelihood pulls at all pixels of a frame together.
+    pulls = (
+        detection_pulls(torch.autograd.grad(run.loss.total(sums), outputs, retain_graph=True)[0])
+        if outputs.requires_grad
+        else {}
+    )
     gradients = torch.autograd.grad(run.loss.objective(sums), parameters, allow_unused=True) if parameters else ()
     norm = math.sqrt(math.fsum(float(g.square().sum()) for g in gradients if g is not None))
     with torch.no_grad():
@@ -264,7 +271,7 @@ def look_at_batch(run: Run, batch: Batch, num: int) -> dict[str, Any]:
             "half_windows": num,
             "half_gradient_norm": norm if num < len(batch.adu_BTHW) else None,
         }
-        return signals | watch.signals() | detection_signals(outputs.detach(), targets)
+        return signals | pulls | watch.signals() | detection_signals(outputs.detach(), targets)
 
 
 def noise_signals(half_norm: float, norm: float, half_windows: int, run: Run) -> dict[str, float]:
@@ -280,12 +287,6 @@ def noise_signals(half_norm: float, norm: float, half_windows: int, run: Run) ->
         "gradient_noise": (half_norm**2 - norm**2) / (1 / half_windows - 1 / whole),
         "batch_windows": float(whole),
     }
-
-
-def _over_constant(loss: ChannelLoss, channel: float) -> float | None:
-    """The probability's loss over that of its best constant; None where there is nothing to explain."""
-    reference = loss.references[PROBABILITY] if loss.raw else 1.0
-    return channel / reference if reference > 0 and math.isfinite(channel) else None
 
 
 def _plain(signals: dict[str, Any]) -> dict[str, Any]:
