@@ -52,6 +52,7 @@ _SETTLING_PASSES, _SETTLING_WINDOWS = 30, 32
 """That the statistics of normalization see while the weights stand still: 0.9^30 = 4 % is left of a lag."""
 _JUDGED_WINDOWS = 32
 """At least, after trials of the rate and for the gap."""
+_JOINED_PX = 2**19  # of the frames of 128 windows of 64 px; of larger ones fewer are joined, and hold as many emitters
 _SETTLED_WINDOWS = 128
 """Compared in the two modes, at least, where the memory holds whole batches: the own statistics of few windows of a
 sparse movie differ from those of many as they do in a mismatch."""
@@ -198,8 +199,9 @@ def settled_modes(run: Run) -> dict[str, float | None]:
 
 
 def _joined_from(run: Run, step: int, num: int) -> Batch:
-    """The batches from a step on that hold so many windows; a single one where the memory does not hold even that."""
+    """The batches from a step on that hold so many windows, or pixels; one where the memory does not hold even that."""
     batches = [run.windows[step]]
+    num = min(num, _JOINED_PX // batches[0].adu_BTHW[0, 0].numel())
     while sum(len(batch.adu_BTHW) for batch in batches) < num and run.config.training.accumulation_steps == 1:
         batches.append(run.windows[step + len(batches)])
     return joined(batches)
