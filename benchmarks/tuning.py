@@ -106,7 +106,7 @@ def describe(base: Config, folder: Path, epochs: int) -> dict[str, Any]:
     """How the study went: its trials, and what the best one drew."""
     study = open_study(str(folder / "study.journal"), load_space(SPACE, base), base, epochs=epochs, prune=True)
     trials = finished(study)
-    complete = [trial for trial in trials if trial.value is not None]
+    complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
     return {
         "trials": len(trials),
         "pruned": sum(trial.state.name == "PRUNED" for trial in trials),
