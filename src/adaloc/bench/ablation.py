@@ -74,6 +74,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "adversarial": {"training": {"training_terms": {"adversarial_weight": 0.1}}},
     "simple_combined": {"training": {"loss_type": "simple_combined"}},
     "no_decay_on_norms": {"training": {"decay_biases_and_norms": False}},
+    "batch_8": {"data": {"batch_size": 8}},
+    "batch_32": {"data": {"batch_size": 32}},
     "accumulation_2": {"training": {"accumulation_steps": 2}},
     "fresh_half": {"data": {"fresh_share": 0.5}},
     "fresh": {"data": {"fresh_share": 1.0}},
