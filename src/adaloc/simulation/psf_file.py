@@ -143,7 +143,8 @@ def read_psf_file(path: Path) -> PSFFile:
 
 
 def _parse(file: h5py.File) -> PSFFile:
-    attrs = {name: attribute(file, name) for name in file.attrs}
+    # HDF5 lets a name be any bytes; those of the format are texts.
+    attrs = {name: attribute(file, name) for name in file.attrs if isinstance(name, str)}
     model = str(attrs["model"])
     if model not in ("scalar", "vectorial"):
         raise ValueError(f"its model is {model}")
