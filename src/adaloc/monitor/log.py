@@ -19,6 +19,8 @@ from adaloc.training.run_log import Event, read_events
 LOG_FILE = "log.jsonl"
 CONFIG_FILE = "config.json"
 
+_MOST_EPOCHS = 2**31  # what a log names beyond that is damage
+
 
 @dataclass(frozen=True)
 class Epochs:
@@ -200,7 +202,12 @@ def make_run(folder: Path, events: Sequence[Event], num_resumes: int, config: di
 
 def number(value: Any) -> float:
     """A logged number as float; NaN for anything else, so that an old or foreign log shows gaps and no crash."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:  # JSON has whole numbers of any length
+        return math.nan
 
 
 def _epoch_columns(events: Iterable[Event]) -> Epochs:
@@ -243,7 +250,8 @@ def _adjustment(event: Event) -> Adjustment:
 
 
 def _has_epoch(event: Event) -> bool:
-    return isinstance(event.get("epoch"), int)
+    epoch = event.get("epoch")
+    return isinstance(epoch, int) and 0 <= epoch < _MOST_EPOCHS
 
 
 def _count_resumes(path: Path) -> int:
