@@ -12,7 +12,17 @@ import pytest
 from rich.console import Console
 
 from adaloc.bench import ablation
-from adaloc.bench.ablation import DEFAULT, OPTIONS, markdown, refused, run_ablation, summarize, write_results
+from adaloc.bench.ablation import (
+    DEFAULT,
+    OPTIONS,
+    half_width,
+    markdown,
+    refused,
+    run_ablation,
+    summarize,
+    verdict,
+    write_results,
+)
 from adaloc.config import Config
 from adaloc.config_file import dump_config, load_config, merged
 from small import small_data
@@ -100,3 +110,16 @@ def test_the_tables_of_the_options_page_are_those_of_the_results() -> None:
     text = module.PAGE.read_text(encoding="utf-8")
     assert module.page(text) == text, "run: python docs/make_options_page.py"
     assert "| default |" in text
+
+
+def test_the_interval_is_that_of_chance_and_an_option_that_sometimes_fails_does_not_widen_it() -> None:
+    rng = np.random.default_rng(0)
+    sigma, num_seeds = 0.02, 3
+    sound = {str(i): list(rng.normal(0, sigma, num_seeds)) for i in range(400)}
+    expected = 1.96 * sigma
+    assert half_width(sound) == pytest.approx(expected, rel=0.1)
+    few = {name: sound[name] for name in list(sound)[:21]}
+    wild = {**few, "wild": [0.1, 0.9, 0.4]}
+    assert half_width(wild) == pytest.approx(half_width(few), rel=0.2)
+    wrong = sum(verdict(values, half_width(sound)) != "no difference shown" for values in sound.values())
+    assert 0.02 < wrong / len(sound) < 0.09  # 5 % by chance

@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import chi2
 from scipy.stats import t as student_t
 
 from adaloc.config import Config
@@ -223,15 +224,21 @@ def paired_differences(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]
 def half_width(differences: dict[str, list[float]]) -> float | None:
     """Of the 95 % interval of one seed's difference; its square falls with the number of seeds.
 
-    From the spread of all options about their means: a few seeds of one option alone say little of it. None where no
-    option has two seeds.
+    From the spread of all options about their means: a few seeds of one option alone say little of it. Their median
+    counts, as an option that sometimes fails has a spread of its own. None where no option has two seeds.
     """
     groups = [values for values in differences.values() if len(values) > 1]
     freedom = sum(len(values) - 1 for values in groups)
     if freedom == 0:
         return None
-    squares = math.fsum((v - statistics.fmean(values)) ** 2 for values in groups for v in values)
-    return float(student_t.ppf(0.975, freedom)) * math.sqrt(squares / freedom)
+    variance = statistics.median(_unbiased_in_median(values) for values in groups)
+    return float(student_t.ppf(0.975, freedom)) * math.sqrt(variance)
+
+
+def _unbiased_in_median(values: Sequence[float]) -> float:
+    """The variance, times what makes its median over many draws that of the distribution."""
+    freedom = len(values) - 1
+    return statistics.variance(values) * freedom / float(chi2.ppf(0.5, freedom))
 
 
 def verdict(differences: Sequence[float], interval: float | None) -> str:
