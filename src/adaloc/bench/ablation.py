@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import chi2
@@ -109,6 +110,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 """What each option changes in the config. The validation loss means the same in all of them."""
 _COLUMNS = ("loss", "jaccard", "rmse_lateral_nm", "rmse_axial_nm", "efficiency_3d", "train_s")
+_SHOWN = {
+    "option": "option", "loss": "loss", "ratio": "ratio", "Jaccard": "jaccard", "lateral": "rmse_lateral_nm",
+    "axial nm": "rmse_axial_nm", "s": "train_s", "verdict": "verdict",
+}  # fmt: skip
 
 
 def run_ablation(
@@ -260,11 +265,12 @@ def markdown(table: Sequence[dict[str, Any]]) -> str:
 
 
 def show(table: Sequence[dict[str, Any]], console: Console) -> None:
-    """Prints the table."""
-    names = ("option", "seeds", *_COLUMNS, "ratio", "verdict")
-    printed = Table(*names)
+    """Prints the table, in 80 columns; the rest is in the files."""
+    printed = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in _SHOWN:
+        printed.add_column(name, justify="left" if name in ("option", "verdict") else "right")
     for line in table:
-        printed.add_row(*(_cell(line[name]) for name in names))
+        printed.add_row(*(_cell(line[key]).replace("no difference shown", "-") for key in _SHOWN.values()))
     console.print(printed)
 
 
