@@ -19,8 +19,6 @@ from adaloc.training.run_log import Event, read_events
 LOG_FILE = "log.jsonl"
 CONFIG_FILE = "config.json"
 
-_MOST_EPOCHS = 2**31  # what a log names beyond that is damage
-
 
 @dataclass(frozen=True)
 class Epochs:
@@ -250,8 +248,7 @@ def _adjustment(event: Event) -> Adjustment:
 
 
 def _has_epoch(event: Event) -> bool:
-    epoch = event.get("epoch")
-    return isinstance(epoch, int) and 0 <= epoch < _MOST_EPOCHS
+    return isinstance(event.get("epoch"), int) and event["epoch"] >= 0
 
 
 def _count_resumes(path: Path) -> int:

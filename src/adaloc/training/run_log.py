@@ -53,6 +53,8 @@ CLOCKS = frozenset(
 """Names, in the log, the summary and the checkpoint, of what is read off a clock or counts interruptions. All else is
 the same in a run that was interrupted, however often, as in one that was not (CPU, one version of torch)."""
 
+_MOST_STEPS = 2**53  # beyond, numbers of steps are no numbers any more
+
 
 class RunLog:
     """Appends events; each line is written in one call, so a reader sees whole lines or the last one torn."""
@@ -86,10 +88,18 @@ def _is_before(event: Event, resume: Event) -> bool:
     return not event.get("epoch", -1) >= resume.get("epoch", 0)
 
 
+def _is_event(value: Any) -> bool:
+    """Whether a line of a log is an event whose place in the run can be told; a damaged file may hold anything."""
+    if not isinstance(value, dict) or not isinstance(value.get("event"), str):
+        return False
+    places = [value[key] for key in ("epoch", "step") if key in value]
+    return all(isinstance(place, int) and -1 <= place < _MOST_STEPS for place in places)
+
+
 def read_events(path: Path) -> list[Event]:
     """The events of a log, in order. What was run again after a resume stands once, as it was run last.
 
-    A torn last line (the writer was killed, or is writing now) is left out.
+    Left out are a torn last line (the writer was killed, or is writing now), and what is no event.
     """
     if not path.exists():
         return []
@@ -99,7 +109,7 @@ def read_events(path: Path) -> list[Event]:
             event = json.loads(line)
         except (ValueError, RecursionError):  # also numbers too long, or nested too deeply, for any event
             continue
-        if not isinstance(event, dict) or "event" not in event:
+        if not _is_event(event):
             continue
         if event["event"] == "start":
             events = []
