@@ -219,3 +219,23 @@ def test_a_search_that_begins_far_too_low_is_neither_longer_nor_hastier(start: f
     assert low.wanted_rate == pytest.approx(usual.wanted_rate, rel=0.1)
     steps = [later / earlier for earlier, later in itertools.pairwise(low_rates[1:])]
     assert max(steps) == pytest.approx(rates[2] / rates[1]), "after the first step it grows as any search does"
+
+
+def test_a_search_whose_steps_change_under_way_begins_again_and_ends_as_if_nothing_had_been() -> None:
+    """Gradients clipped to nothing, for an optimizer that heeds their size, and then no more."""
+    found = {}
+    for is_clipped in (False, True):
+        manager, problem = AdaptiveLRManager(600, AdaptiveLRConfig()), Quadratic()
+        problem.slots[START] = (list(problem.weights), 0)
+        for step in range(200):
+            rate = manager.rate * (1e-5 if is_clipped and step < 10 else 1.0)
+            loss, size = problem.step(rate)
+            decision = manager.observe(loss, size, steps_changed=is_clipped and step == 9)
+            problem.obey(decision)
+            if is_clipped and step == 9:
+                assert (decision.action, decision.restore) == ("search", START)
+                assert manager.rate == pytest.approx(1e-4)
+            if decision.action == "found":
+                found[is_clipped] = manager.rate
+    assert found[True] == pytest.approx(found[False], rel=0.5)
+    assert AdaptiveLRManager(600, AdaptiveLRConfig(find_lr=False)).observe(1.0, steps_changed=True) == Decision()

@@ -161,6 +161,7 @@ _REASONS = {
     "the higher rate lowered the loss": "较高的学习率降低了损失",
     "the higher rate did not lower the loss": "较高的学习率没有降低损失",
     "the search began at a rate that hurts; it begins again lower": "搜索起点的学习率有害，从更低处重新开始",
+    "steps are not what they were at this rate; the search begins again": "步长已与此前不同，重新开始搜索",
     "nothing hurt the loss so far, and the anneal is due": "至今没有损害损失，且该退火了",
     "a rate of # hurt the loss; the run goes on from well below it": "学习率 # 损害了损失；从远低于它处继续",
     "nothing hurt the loss up to #, where steps are too large; on from well below":

@@ -87,7 +87,7 @@ class AdaptiveLRManager:
         self._phase: Phase = "search" if self._config.find_lr else "warmup"
         self._step = 0
         self._base = lr
-        self._search_start = lr
+        self._given_lr = self._search_start = lr
         self._search = RateSearch(lr, num_steps)
         self._search_rates: dict[str, float] = {}
         self._test = TrendTest()
@@ -144,16 +144,20 @@ class AdaptiveLRManager:
         """What the latest look at the losses said, if the latest step brought one."""
         return self._trend
 
-    def observe(self, loss: float, relative_step: float | None = None) -> Decision:
+    def observe(self, loss: float, relative_step: float | None = None, *, steps_changed: bool = False) -> Decision:
         """Takes the training loss of a step, and decides. The loop obeys before its next step.
 
         Args:
             loss: of the step's batch before the step; NaN or infinite where the step was skipped for that.
             relative_step: change of the weights by the step over their size, see step_size.py. Read in the search
                 only; without it the search goes on until the loss is hurt.
+            steps_changed: from the next step on a rate means another step, as when gradients were clipped to nothing
+                and are no more. What a search saw before says nothing then.
         """
         self._step += 1
         self._trend = None
+        if self._phase == "search" and steps_changed:
+            return self._search_again()
         if self._phase == "search":
             return self._observe_search(loss, relative_step)
         if illness := self._health.observe(loss):
@@ -248,6 +252,13 @@ class AdaptiveLRManager:
         return Decision(
             "search", "the search began at a rate that hurts; it begins again lower", factor, evidence, restore=START
         )
+
+    def _search_again(self) -> Decision:
+        factor = self._given_lr / self._search.rate
+        self._search_start, self._search_rates = self._given_lr, {}
+        self._search = RateSearch(self._search_start, self._num_steps)
+        words = "steps are not what they were at this rate; the search begins again"
+        return Decision("search", words, factor, {}, restore=START)
 
     def _answer(self, trend: Trend) -> Decision:
         self._ceiling *= _CEILING_GROWTH

@@ -80,10 +80,15 @@ class LearningRate:
         """Whether the next step's size is to be measured."""
         return self._adaptive is not None and self._adaptive.phase == "search"
 
-    def observe_step(self, loss: float, relative_step: float | None) -> Decision:
-        """Takes a step's training loss, NaN where the step was skipped, and its size where that was wanted."""
+    def observe_step(self, loss: float, relative_step: float | None, *, steps_changed: bool = False) -> Decision:
+        """Takes a step's training loss, NaN where the step was skipped, and its size where that was wanted.
+
+        `steps_changed`: from the next step on a rate means another step (controller.py).
+        """
         self._step += 1
-        return self._adaptive.observe(loss, relative_step) if self._adaptive is not None else Decision()
+        if self._adaptive is None:
+            return Decision()
+        return self._adaptive.observe(loss, relative_step, steps_changed=steps_changed)
 
     def observe_epoch(self, val_loss: float, epoch: int) -> Decision:
         """Takes the validation loss after epoch `epoch`, from 0."""

@@ -189,7 +189,8 @@ def _loop(run: Run, hooks: Hooks, board: SummaryWriter | None) -> str:
         run.wall_s += seconds
         run.step += 1
         run.place += 1
-        if _control(run, hooks, objective, size.relative() if size is not None else None):
+        is_raised = any(cure["kind"] == "clip_raised" for cure in cures)
+        if _control(run, hooks, objective, size.relative() if size is not None else None, steps_changed=is_raised):
             batches = _batches(run)
             if observer is not None:
                 observer.forget_batches()
@@ -215,10 +216,10 @@ def _batches(run: Run) -> Iterator[Batch]:
     return iterate_batches(run.windows, range(run.place, run.place + left), run.config.data.num_workers)
 
 
-def _control(run: Run, hooks: Hooks, loss: float, relative_step: float | None) -> bool:
+def _control(run: Run, hooks: Hooks, loss: float, relative_step: float | None, *, steps_changed: bool) -> bool:
     """Lets the learning rate's owner answer a step; says whether the data go on from another place."""
     epoch, before = (run.step - 1) // run.windows.steps_per_epoch, run.learning_rate.rate
-    decision = run.learning_rate.observe_step(loss, relative_step)
+    decision = run.learning_rate.observe_step(loss, relative_step, steps_changed=steps_changed)
     if (trend := run.learning_rate.trend) is not None:
         run.log.write("trend", epoch=epoch, step=run.step, verdict=trend.verdict, **trend.evidence())
     if decision.action == "give_up":
