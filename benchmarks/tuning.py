@@ -50,11 +50,14 @@ def main() -> None:
     command += ["--trials", str(options.trials), "--epochs", str(options.epochs), "--out", str(study)]
     subprocess.run(command, check=True)
     given, found = load_config(CONFIG), load_config(study / "train_config_tuned.json")
-    rows = compare({"given": given, "tuned": found}, options.seeds, options.epochs, options.work)
+    about = describe(given, study, options.epochs)
+    # A longer study may find another config: its runs have a folder of their own.
+    folder = options.work / f"trial_{about['best_trial']}"
+    rows = compare({"given": given, "tuned": found}, options.seeds, options.epochs, folder)
     result = {
         "command": f"python benchmarks/tuning.py --trials {options.trials} --epochs {options.epochs}",
         "version": __version__,
-        "study": describe(given, study, options.epochs),
+        "study": about,
         "runs": rows,
         "ratio": ratio(rows),
     }
@@ -64,6 +67,7 @@ def main() -> None:
 
 def compare(configs: dict[str, Config], seeds: Sequence[int], epochs: int, work: Path) -> list[dict[str, Any]]:
     """A row for each config and seed: the loss of the best model over all validation frames, and the time."""
+    work.mkdir(exist_ok=True)
     path = work / "rows.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     console = Console()

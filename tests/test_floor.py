@@ -16,7 +16,7 @@ import torch
 
 from adaloc.config import CHANNELS, Config
 from adaloc.data.targets import encode_targets
-from adaloc.data.windows import Sample, load_samples, measure_training_scaling, split_samples, validation_batches
+from adaloc.data.windows import Cut, Sample, load_samples, measure_training_scaling, split_samples, validation_batches
 from adaloc.models.losses import ChannelLoss, make_loss
 from adaloc.monitor.analysis import analyse, captured_percent
 from adaloc.monitor.live import plain_view
@@ -218,14 +218,19 @@ def test_an_emccd_has_the_higher_floor(tmp_path: Path) -> None:
     assert losses[0] < losses[1]
 
 
-def test_large_windows_are_scored_in_their_middle(data: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Targets whose light the cut edge would cut are left out; those that stay keep their bound."""
+def first_whole_window(data: Config) -> tuple[Config, floor_module._Physics, Cut, ChannelLoss]:
+    """Windows of the whole frame, 20 px, and the first of them."""
     raw = data.model_dump(mode="json")
     raw["data"]["image_size"] = 20
     whole = Config.model_validate(raw)
     validation, loss = parts(whole)
     physics = floor_module._read_physics(validation, whole)
-    cut = floor_module.validation_cuts(validation, whole.data)[0]
+    return whole, physics, floor_module.validation_cuts(validation, whole.data)[0], loss
+
+
+def test_large_windows_are_scored_in_their_middle(data: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Targets whose light the cut edge would cut are left out; those that stay keep their bound."""
+    whole, physics, cut, loss = first_whole_window(data)
     _, _, all_targets = floor_module._scored_window(cut, whole, physics)
     monkeypatch.setattr(floor_module, "_LARGEST_FIELD_PX", 18)
     moved, window, targets = floor_module._scored_window(cut, whole, physics)
@@ -239,12 +244,7 @@ def test_large_windows_are_scored_in_their_middle(data: Config, monkeypatch: pyt
 
 def test_dense_windows_are_scored_in_a_smaller_middle(data: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """The matrix of all that overlaps costs the cube of its parameters, so they are bounded, whatever the density."""
-    raw = data.model_dump(mode="json")
-    raw["data"]["image_size"] = 20
-    whole = Config.model_validate(raw)
-    validation, _ = parts(whole)
-    physics = floor_module._read_physics(validation, whole)
-    cut = floor_module.validation_cuts(validation, whole.data)[0]
+    whole, physics, cut, _ = first_whole_window(data)
     window, targets = floor_module._scored_window(cut, whole, physics)[1:]
     num_parameters = 3 * len(window.x_M) + np.count_nonzero(window.photons_MT) + 3
     monkeypatch.setattr(floor_module, "_LEAST_SCORED_PX", 1)

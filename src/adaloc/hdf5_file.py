@@ -164,7 +164,7 @@ def attribute(holder: h5py.Group | h5py.Dataset, name: str) -> Any:
         raise DataError(f"{holder.file.filename}: the attribute {name} claims {count} values of {value.dtype}.")
     if value.dtype.hasobject:
         _require_text_type(holder.file, value.dtype, f"attribute {name}")
-        require_sound_heaps(holder.file)
+        _require_sound_heaps(holder.file)
         _require_plausible_attribute(holder.file, name)
     return holder.attrs[name]
 
@@ -176,7 +176,7 @@ def read_text(source: h5py.Dataset) -> bytes | None:
         return None
     if source.dtype.hasobject:
         _require_text_type(source.file, source.dtype, f"dataset {source.name}")
-        require_sound_heaps(source.file)
+        _require_sound_heaps(source.file)
         _require_plausible_text(source)
     value = source[()]
     value = value.item() if isinstance(value, np.ndarray) else value
@@ -275,7 +275,7 @@ def _walk_free_space(path: Path, size: int, changed_ns: int, sizes: tuple[int, i
             heap = content.find(_NAMES_SIGNATURE, heap + 1)
 
 
-def require_sound_heaps(file: h5py.File) -> None:
+def _require_sound_heaps(file: h5py.File) -> None:
     """Refuses a file in which the HDF5 library would read texts of variable length for ever.
 
     Such texts lie in heaps: a header and objects, one after the other. The library steps from one to the next by the

@@ -96,7 +96,7 @@ def read_localizations(path: Path, pixel_size_nm: PixelSize | None = None) -> Lo
 def looks_like_localizations(path: Path) -> bool:
     """Whether `read_localizations` would try: the first bytes, names or column headings of a file are known to it.
 
-    Nothing else is read, so a damaged file may look right. What is no file, or cannot be opened, does not.
+    No localization is read, so a damaged file may look right. What is no file, or cannot be opened, does not.
     """
     if not path.is_file():
         return False
