@@ -77,16 +77,18 @@ def test_mended_runs_are_compared_with_the_same_run_without_the_fault() -> None:
     def result(case: str, seed: int, loss: float | None) -> dict[str, Any]:
         return {"case": case, "seed": seed, "loss": loss, "stopped": None if loss is not None else "gave up"}
 
-    results = [result(HEALTHY, 0, 2.0), result(HEALTHY, 1, 4.0), result("rate_too_low", 0, 2.0 * NEAR),
+    results = [*(result(case, 0, loss) for case, loss in zip(HEALTHY, (2.0, 1.0, 2.5), strict=True)),
+               result(HEALTHY[0], 1, 4.0), result("rate_too_low", 0, 2.0 * NEAR),
                result("rate_too_low", 1, 4.5), result("rate_too_high", 0, None),
                result("rate_too_low", 2, 1.0)]  # fmt: skip
     summary = summarize_cured(results)
     assert summary["rate_too_low"] == {
-        "runs": 2, "within_10_percent": 0.5, "loss_over_healthy": {"0": NEAR, "1": 1.125}, "stopped": 0,
+        "runs": 2, "within_10_percent": 0.5, "loss_over_healthy": [[0, NEAR], [1, 1.125]], "stopped": 0,
     }  # fmt: skip
     assert summary["rate_too_high"]["within_10_percent"] == 0
     assert summary["rate_too_high"]["stopped"] == 1
-    assert set(summary) == {"rate_too_low", "rate_too_high"}, "what has no run has no row"
+    assert summary["healthy"]["loss_over_healthy"] == [[0, 1.0], [0, 0.5], [0, 1.25], [1, 1.0]]
+    assert set(summary) == {"healthy", "rate_too_low", "rate_too_high"}, "what has no run has no row"
     QUIET.print(cured_table(summary))
 
 

@@ -12,7 +12,7 @@ import pytest
 from adaloc.config import AdaptiveLRConfig
 from adaloc.training.controller import START, AdaptiveLRManager
 from adaloc.training.decision import Decision
-from adaloc.training.rate_search import RateSearch
+from adaloc.training.rate_search import ORTHOGONAL_SHARE, RateSearch
 
 
 @dataclass
@@ -132,7 +132,7 @@ def test_a_loss_that_is_never_a_number_is_given_up_in_words() -> None:
 
 def test_a_lasting_jump_goes_back_and_a_short_one_does_not() -> None:
     rng = random.Random(0)
-    for length, expected in ((4, 0), (60, 1)):
+    for length, expected in ((4, 0), (9, 0), (60, 1)):
         manager = AdaptiveLRManager(4000, AdaptiveLRConfig(find_lr=False, warmup_epochs=0))
         actions = []
         for step in range(500):
@@ -206,7 +206,7 @@ def test_a_search_that_begins_far_too_low_is_neither_longer_nor_hastier(start: f
     """It leaves out what is decades below the end, where steps are too small to tell anything."""
 
     def search(first: float) -> tuple[RateSearch, list[float]]:
-        found, rates = RateSearch(first, 3000), []
+        found, rates = RateSearch(first, 3000, ORTHOGONAL_SHARE), []
         outcome = "growing"
         while outcome == "growing":
             rates.append(found.rate)
@@ -239,3 +239,41 @@ def test_a_search_whose_steps_change_under_way_begins_again_and_ends_as_if_nothi
                 found[is_clipped] = manager.rate
     assert found[True] == pytest.approx(found[False], rel=0.5)
     assert AdaptiveLRManager(600, AdaptiveLRConfig(find_lr=False)).observe(1.0, steps_changed=True) == Decision()
+
+
+def searched(losses: list[float]) -> tuple[list[str], RateSearch]:
+    """What a search says to losses, of steps that are far smaller than what is looked for."""
+    search, outcomes = RateSearch(1e-4, 300), []
+    for loss in losses:
+        outcomes.append(search.observe(loss, 1e-3))
+        if outcomes[-1] != "growing":
+            break
+    return outcomes, search
+
+
+def test_other_batches_are_no_harm_and_a_rise_that_stays_is() -> None:
+    """Before anything is learned the losses hardly vary, and a few batches in a row can all lie a little higher."""
+    quiet = [2.300 + 0.002 * (-1) ** i for i in range(12)]
+    passing, _ = searched([*quiet, *[2.31] * 7, *quiet])
+    assert set(passing) == {"growing"}
+    lasting, search = searched([*quiet, *[2.31] * 20])
+    assert lasting[-1] == "hurt"
+    first_seen = 1e-4 * (search.rate / 1e-4) ** ((len(lasting) - 6) / (len(lasting) - 1))
+    assert search.rate_of_harm == pytest.approx(first_seen), "the margin is taken from where the rise began"
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_rate_that_brings_nothing_is_taken_back_to_the_start_twice(learns: bool) -> None:
+    manager, rng, returns = AdaptiveLRManager(1000), random.Random(0), []
+    for step in range(1000):
+        is_searching = manager.phase == "search"
+        level = 5.0 if is_searching else 4.0 if learns else 5.1
+        decision = manager.observe(level + 0.1 * rng.gauss(0, 1), 5 * manager.rate)
+        if decision.action == "found":
+            found_at = step
+        if decision.action == "rollback" and "does not lower" in decision.reason:
+            assert decision.restore == START, "the copy may be of weights that were broken in the search"
+            returns.append(decision.factor)
+        if not is_searching and step < found_at + 40:
+            assert START in manager.slots
+    assert returns == ([] if learns else [0.25, 0.25])

@@ -66,13 +66,13 @@ def bench_stalls(
     if not only_rerank:
         missing = missing_jobs(out / _RUNS_FILE, cases, seeds, healthy_seeds)
         _run("stalls", train_and_diagnose, missing, out, out / _RUNS_FILE, jobs, console, deadline)
-        missing = missing_jobs(out / _CURED_FILE, [HEALTHY, *CURABLE], cured_seeds, cured_seeds)
+        missing = missing_jobs(out / _CURED_FILE, [*HEALTHY, *CURABLE], cured_seeds, cured_seeds)
         _run("cured", train_curable, missing, out, out / _CURED_FILE, jobs, console, deadline)
     results = [r for r in read_runs(out / _RUNS_FILE) if (r["case"], r["seed"]) in asked]
-    if not results:
+    cured = [r for r in read_runs(out / _CURED_FILE) if r["seed"] in cured_seeds]
+    if not results and not cured:
         raise ConfigError(f"{out} holds no run of these causes and seeds. Leave --rerank out to make them.")
     results = [r | {"ranking": rerank(r), "expected": expected_cause(r["case"])} for r in results]
-    cured = [r for r in read_runs(out / _CURED_FILE) if r["seed"] in cured_seeds]
     summary = summarize(results)
     console.print(confusion_table(summary))
     console.print(f"False alarms in healthy runs: {summary['false_alarms']} of {summary['healthy_runs']}")

@@ -64,7 +64,7 @@ def cured_table(cured: dict[str, Any]) -> Table:
     for heading in ("fault", "runs", "within 10 %", "median", "highest"):
         table.add_column(heading, overflow="fold")
     for case, row in cured.items():
-        ratios = [ratio for ratio in row["loss_over_healthy"].values() if ratio is not None]
+        ratios = [ratio for _, ratio in row["loss_over_healthy"] if ratio is not None]
         shown = (f"{statistics.median(ratios):.3f}", f"{max(ratios):.3f}") if ratios else ("", "")
         table.add_row(case, str(row["runs"]), f"{100 * row['within_10_percent']:.0f} %", *shown)
     return table

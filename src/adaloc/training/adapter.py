@@ -12,7 +12,7 @@ from adaloc.errors import AdalocError
 from adaloc.training.controller import AdaptiveLRManager
 from adaloc.training.decision import Decision
 from adaloc.training.rewind import Rewind
-from adaloc.training.step_size import StepSize
+from adaloc.training.step_size import StepSize, step_share
 
 
 class AdaptivePlateauLR(torch.optim.lr_scheduler.LRScheduler):
@@ -54,7 +54,8 @@ class AdaptivePlateauLR(torch.optim.lr_scheduler.LRScheduler):
         first = float(optimizer.param_groups[0]["lr"])
         self._ratios = [float(group["lr"]) / first for group in optimizer.param_groups]
         self.base_lrs = [float(group["lr"]) for group in optimizer.param_groups]
-        self.manager = AdaptiveLRManager(num_steps, config, lr=first, replays=False)
+        share = step_share(network, is_orthogonal="muon" in type(optimizer).__name__.lower())
+        self.manager = AdaptiveLRManager(num_steps, config, lr=first, replays=False, step_share=share)
         self.last_epoch = 0
         self.last_decision = Decision()
         self._network = network

@@ -287,8 +287,13 @@ def _starves(e: Evidence) -> float:
 def _rate_too_low(e: Evidence) -> float:
     # Steps of 1e-3 of a weight are usual; at 1e-4 a weight needs ten thousand of them to change. A rate ten times as
     # high or more wins at least 5 % of the loss within 20 steps where the rate was the matter.
-    # The highest of the run, so that a rate that came down in the end, as it should, is not meant.
-    return both(under(e.highest_update_ratio, 2e-4), over(e.boost_gain, 0.01))
+    # The highest of the run, so that a rate that came down in the end, as it should, is not meant. A short trial from
+    # weights that never left their start can win nothing yet, and need not: if all steps together changed them by at
+    # most a hundredth, which a usual rate does in ten steps, nothing can have been learned.
+    if e.highest_update_ratio is None:
+        return 0.0
+    stood = both(under(e.highest_update_ratio * e.step, 0.01), over(e.step, 50.0, 8))
+    return both(under(e.highest_update_ratio, 2e-4), either(over(e.boost_gain, 0.01), stood))
 
 
 def _rate_too_high(e: Evidence) -> float:

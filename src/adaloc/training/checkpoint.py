@@ -11,7 +11,7 @@ from adaloc.errors import CheckpointError
 from adaloc.models.model_file import load_tensors, save_tensors
 
 CHECKPOINT_FORMAT = "adaloc-checkpoint"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 LATEST = "latest_checkpoint.pth"
 BEST = "best_model.pth"
 _MUST_AGREE = (
@@ -52,7 +52,8 @@ def load_checkpoint(path: Path, config: Config) -> dict[str, Any]:
         )
     if state.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has checkpoint format {state.get('format_version')}; this adaloc reads format {FORMAT_VERSION}."
+            f"{path} has checkpoint format {state.get('format_version')}; this adaloc reads format {FORMAT_VERSION}. "
+            "Go on with the version that wrote it, or begin a new run. Its best_model.pth is read by all versions."
         )
     if missing := sorted(_KEYS - state.keys()):
         raise CheckpointError(f"{path} lacks {', '.join(missing)}; it is not a whole checkpoint.")

@@ -25,7 +25,7 @@ from scipy.special import stdtrit
 from adaloc.config import AdaptiveLRConfig
 from adaloc.training.decision import Decision
 from adaloc.training.health import Health, Illness
-from adaloc.training.rate_search import COPY_SPACING, SAFETY, RateSearch
+from adaloc.training.rate_search import COPY_SPACING, OTHER_SHARE, SAFETY, RateSearch
 from adaloc.training.trend import Trend, TrendTest
 
 Phase = Literal["search", "warmup", "steady", "baseline", "trial", "anneal"]
@@ -42,11 +42,13 @@ _CEILING_GROWTH = 1.1  # at each look: what failed once may be tried again some 
 _SAVES_IN_A_RUN, _FEWEST_STEPS_BETWEEN_SAVES = 200, 20
 _ROLLBACK_FACTOR = 0.5
 _EARLY_ROLLBACK_FACTOR, _EARLY_STEPS = 0.25, 100  # a rate that fails soon after it was found is off by more
-_PROBATION_STEPS, _PROBATION_SEARCHES, _MOST_PROBATIONS = 40, 2, 2
-"""Steps after which a found rate must have brought the loss below that of the copy: so many, and so many searches'.
+_PROBATION_STEPS, _PROBATION_SEARCHES, _MOST_PROBATIONS = 40, 4, 2
+"""Steps after which a found rate must have brought the loss below the first ones: so many, and so many searches'.
 
-Networks without normalization can be broken by a rate that leaves no jump in the loss. A second time, at a sixteenth of
-the rate, is enough: where there is nothing to learn a low rate does not help either.
+Networks without normalization can be broken by a rate that leaves no jump in the loss, in the search already, so the
+run begins anew. Good rates may take long to show in noisy losses: looks after two searches' steps cost several runs of
+sparse data a third of their steps for nothing. A second time, at a sixteenth of the rate, is enough: where there is
+nothing to learn a low rate does not help either.
 """
 _MOST_ROLLBACKS = 10
 
@@ -61,6 +63,8 @@ class AdaptiveLRManager:
         warmup_steps: length of the warmup from `config.warmup_start_lr` to `lr` when there is no search.
         replays: whether the loop goes back in the data too where a decision asks for it, so that a trial sees the
             same batches.
+        step_share: change of the weights by a step, over their size, that the search looks for in a run of 300 steps;
+            see step_size.py.
 
     Example:
         >>> manager = AdaptiveLRManager(1000, AdaptiveLRConfig(find_lr=False), lr=1e-3)
@@ -76,19 +80,20 @@ class AdaptiveLRManager:
         lr: float = 1e-4,
         warmup_steps: int = 0,
         replays: bool = True,
+        step_share: float = OTHER_SHARE,
     ) -> None:
         self._config = config or AdaptiveLRConfig()
         self._num_steps = num_steps
         self._anneal_start = round(num_steps * (1 - self._config.anneal_fraction))
         self._warmup_steps = warmup_steps
-        self._replays = replays
+        self._replays, self._step_share = replays, step_share
         self._save_every = max(_FEWEST_STEPS_BETWEEN_SAVES, num_steps // _SAVES_IN_A_RUN)
         self._trial_steps = max(_FEWEST_TRIAL_STEPS, round(_TRIAL_SHARE * num_steps))
         self._phase: Phase = "search" if self._config.find_lr else "warmup"
         self._step = 0
         self._base = lr
         self._given_lr = self._search_start = lr
-        self._search = RateSearch(lr, num_steps)
+        self._search = RateSearch(lr, num_steps, step_share)
         self._search_rates: dict[str, float] = {}
         self._test = TrendTest()
         self._trend: Trend | None = None
@@ -97,7 +102,7 @@ class AdaptiveLRManager:
         self._ceiling = math.inf
         self._num_rollbacks = 0
         self._found_at: int | None = None
-        self._level_found = math.nan
+        self._first_level = math.nan
         self._num_probations = 0
         self._at_present_rate: list[float] = []
         self._at_trial_rate: list[float] = []
@@ -137,7 +142,8 @@ class AdaptiveLRManager:
     def slots(self) -> set[str]:
         """The copies that may still be asked for; the loop can drop all others."""
         trial = {"before"} if self._phase in ("baseline", "trial") else set()
-        return {*self._good, *self._search_rates, *trial, *({"baseline"} if self._phase == "trial" else ())}
+        start = {START} if self._is_on_probation() else set()
+        return {*self._good, *start, *self._search_rates, *trial, *({"baseline"} if self._phase == "trial" else ())}
 
     @property
     def trend(self) -> Trend | None:
@@ -187,7 +193,7 @@ class AdaptiveLRManager:
             "search_start": self._search_start, "search": self._search.state_dict(),
             "search_rates": dict(self._search_rates), "test": self._test.state_dict(),
             "health": self._health.state_dict(), "good": list(self._good), "ceiling": self._ceiling,
-            "num_rollbacks": self._num_rollbacks, "found_at": self._found_at, "level_found": self._level_found,
+            "num_rollbacks": self._num_rollbacks, "found_at": self._found_at, "first_level": self._first_level,
             "num_probations": self._num_probations, "at_present_rate": list(self._at_present_rate),
             "at_trial_rate": list(self._at_trial_rate),
         }  # fmt: skip
@@ -196,14 +202,14 @@ class AdaptiveLRManager:
         """The inverse of `state_dict`."""
         self._phase, self._step, self._base = state["phase"], int(state["step"]), float(state["base"])
         self._search_start = float(state["search_start"])
-        self._search = RateSearch(self._search_start, self._num_steps)
+        self._search = RateSearch(self._search_start, self._num_steps, self._step_share)
         self._search.load_state_dict(state["search"])
         self._search_rates = {slot: float(rate) for slot, rate in state["search_rates"].items()}
         self._test.load_state_dict(state["test"])
         self._health.load_state_dict(state["health"])
         self._good, self._ceiling = list(state["good"]), float(state["ceiling"])
         self._num_rollbacks, self._found_at = int(state["num_rollbacks"]), state["found_at"]
-        self._level_found, self._num_probations = float(state["level_found"]), int(state["num_probations"])
+        self._first_level, self._num_probations = float(state["first_level"]), int(state["num_probations"])
         self._at_present_rate = [float(loss) for loss in state["at_present_rate"]]
         self._at_trial_rate = [float(loss) for loss in state["at_trial_rate"]]
 
@@ -224,17 +230,18 @@ class AdaptiveLRManager:
             self._base, self._phase, self._search_rates, self._good = rate, "steady", {}, [START]
             return Decision("found", "nothing hurt the loss so far, and the anneal is due", 1.0, evidence)
         margin = SAFETY if relative_step is not None else _UNMEASURED_SAFETY
-        wanted = min(rate / margin, self._search.wanted_rate)
+        harm = min(rate, self._search.rate_of_harm)
+        wanted = min(harm / margin, self._search.wanted_rate)
         rates = self._search_rates
         if not rates or min(rates.values()) > wanted * COPY_SPACING:
             return self._search_lower(evidence)
         slot = min(rates, key=lambda name: abs(math.log(rates[name] / wanted)))
-        self._base, self._ceiling, self._phase = rates[slot], rate, "steady"
+        self._base, self._ceiling, self._phase = rates[slot], harm, "steady"
         self._search_rates, self._good, self._found_at = {}, [slot], self._step
-        first, self._level_found, noise = self._search.level_at(self._base)
-        self._health.start(first, self._level_found, noise)
+        self._health.start(*self._search.level_at(self._base))
+        self._first_level = self._search.first_level
         words = {
-            "hurt": f"a rate of {rate:.1e} hurt the loss; the run goes on from well below it",
+            "hurt": f"a rate of {harm:.1e} hurt the loss; the run goes on from well below it",
             "reached": f"nothing hurt the loss up to {rate:.1e}, where steps are too large; on from well below",
             "exhausted": f"nothing hurt the loss up to an absurd rate of {rate:.1e}; on from well below",
         }[outcome]
@@ -248,7 +255,7 @@ class AdaptiveLRManager:
             words = "the loss is not a number" if broken else "the loss is hurt"
             return Decision("give_up", f"{words} at every learning rate, however low", 1.0, evidence)
         factor = self._search_start / self._search.rate
-        self._search = RateSearch(self._search_start, self._num_steps)
+        self._search = RateSearch(self._search_start, self._num_steps, self._step_share)
         return Decision(
             "search", "the search began at a rate that hurts; it begins again lower", factor, evidence, restore=START
         )
@@ -256,7 +263,7 @@ class AdaptiveLRManager:
     def _search_again(self) -> Decision:
         factor = self._given_lr / self._search.rate
         self._search_start, self._search_rates = self._given_lr, {}
-        self._search = RateSearch(self._search_start, self._num_steps)
+        self._search = RateSearch(self._search_start, self._num_steps, self._step_share)
         words = "steps are not what they were at this rate; the search begins again"
         return Decision("search", words, factor, {}, restore=START)
 
@@ -300,13 +307,16 @@ class AdaptiveLRManager:
         self._test.reset()
         return Decision("plateau", reason, min(factor, 1.0), evidence)
 
-    def _fails_probation(self) -> bool:
+    def _last_of_probation(self) -> int:
         if self._found_at is None or self._num_probations >= _MOST_PROBATIONS:
-            return False
-        steps = max(_PROBATION_STEPS, _PROBATION_SEARCHES * self._search.num_steps)
-        if self._step != self._found_at + steps:
-            return False
-        return self._health.recent_level > self._level_found
+            return 0
+        return self._found_at + max(_PROBATION_STEPS, _PROBATION_SEARCHES * self._search.num_steps)
+
+    def _is_on_probation(self) -> bool:
+        return self._step < self._last_of_probation()
+
+    def _fails_probation(self) -> bool:
+        return self._step == self._last_of_probation() and self._health.recent_level > self._first_level
 
     def _go_back(
         self, illness: Illness | Literal["diverging", "no_progress"], evidence: dict[str, float] | None = None
@@ -324,19 +334,21 @@ class AdaptiveLRManager:
                 "give_up", f"{words[illness]}, after {_MOST_ROLLBACKS} returns to lower rates", 1.0, evidence
             )
         self._ceiling = min(self._ceiling, self.rate)
-        factor = _EARLY_ROLLBACK_FACTOR if self.is_settling else _ROLLBACK_FACTOR
+        is_early = self.is_settling or illness == "no_progress"
+        factor = _EARLY_ROLLBACK_FACTOR if is_early else _ROLLBACK_FACTOR
         self._base *= factor
         if illness == "no_progress":
             self._num_probations += 1
             self._found_at = self._step
+            self._good, self._health = [START], Health(self._first_level)
+        where = "the start" if self._good[0] == START else "a copy from before"
         self._good = self._good[:1]  # the older copy: the newer one may be of the run-up
         self._health.reset()
         self._test.reset()
         if self._phase != "anneal":
             self._phase = "steady"
         return Decision(
-            "rollback", f"{words[illness]}: back to a copy from before, at a lower rate", factor, evidence,
-            restore=self._good[0],
+            "rollback", f"{words[illness]}: back to {where}, at a lower rate", factor, evidence, restore=self._good[0],
         )  # fmt: skip
 
     def _next_good_slot(self) -> str:

@@ -7,7 +7,7 @@ import statistics
 from typing import Any, Literal
 
 _BLOCK = 20  # losses that a level and its noise are taken from
-_LASTING = 10  # a spike of fewer steps mends itself, and the median of so many does not see it
+_LASTING = 10  # losses of a median that stands for a level: the last is compared with the ones before
 _SPIKE_SIGMAS = 3.0  # of one loss; the median of ten strays by 0.4, so this is 7.6 of its own
 _SPIKE_SHARE = 0.25  # of all that was learned: a small rise above little noise is no reason to go back
 NOT_FINITE_IN_A_ROW = 3  # one may be the batch's fault; its step is skipped
@@ -36,10 +36,12 @@ class Health:
             return "not_finite" if self._not_finite >= NOT_FINITE_IN_A_ROW else None
         self._not_finite = 0
         self._recent = [*self._recent, loss][-_BLOCK:]
-        if math.isnan(self._level) or len(self._recent) < _LASTING:
+        if math.isnan(self._level) or len(self._recent) < _BLOCK:
             return None
-        risen = statistics.median(self._recent[-_LASTING:]) - self._level
-        return "spike" if risen > self._largest_rise() else None
+        # What comes down again mends itself, and is better for it than a run that went back (docs/strategy.md).
+        before, now = (statistics.median(half) for half in (self._recent[:_LASTING], self._recent[_LASTING:]))
+        lasts = min(before, now) > self._level + self._largest_rise()
+        return "spike" if lasts else None
 
     def is_settled(self) -> bool:
         """Whether the latest losses are as low as before: a good time to keep a copy. Takes them as the new level."""

@@ -10,6 +10,7 @@ from adaloc.config import AdaptiveLRConfig
 from adaloc.training.controller import AdaptiveLRManager
 from adaloc.training.decision import Decision
 from adaloc.training.literal import LiteralLRManager, PlateauRule, WarmupScheduler
+from adaloc.training.rate_search import OTHER_SHARE
 from adaloc.training.schedules import cosine, cyclical, one_cycle, step, warm_restarts, warmup_stable_decay
 from adaloc.training.trend import Trend
 
@@ -22,9 +23,17 @@ class LearningRate:
         lr_first: rate of the first stage, unless the strategy finds its own. The second stage's keeps its ratio to it.
         epochs: length of the run.
         steps_per_epoch: of the optimizer.
+        step_share: of the weights' size, that a step shall change; see step_size.py.
     """
 
-    def __init__(self, config: AdaptiveLRConfig, lr_first: float, epochs: int, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        config: AdaptiveLRConfig,
+        lr_first: float,
+        epochs: int,
+        steps_per_epoch: int,
+        step_share: float = OTHER_SHARE,
+    ) -> None:
         self._config = config
         self._step, self._steps_per_epoch = 0, steps_per_epoch
         self._best, self._best_epoch = math.inf, 0
@@ -37,6 +46,7 @@ class LearningRate:
                 config,
                 lr=config.search_start_lr if config.find_lr else lr_first,
                 warmup_steps=warmup * steps_per_epoch,
+                step_share=step_share,
             )
 
     @property

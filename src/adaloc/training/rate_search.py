@@ -15,8 +15,11 @@ from typing import Any, Literal
 
 from adaloc.training.health import NOT_FINITE_IN_A_ROW
 
-_TARGET_SHARE, _TARGET_STEPS, _TARGET_POWER = 0.06, 300, 0.3
-"""Share of the weights' size that a step changes at the rate that is looked for, by the length of the run.
+ORTHOGONAL_SHARE, OTHER_SHARE = 0.06, 0.03
+"""Share of the weights' size that a step of a good rate changes in a run of 300 steps, in networks with normalization:
+of Muon's steps, which change all directions alike, and of other optimizers' (docs/strategy.md)."""
+_TARGET_STEPS, _TARGET_POWER = 300, 0.3
+"""Length of the runs that a step's share of the weights' size is given for, and how it falls with the length.
 
 Longer runs want smaller steps (from annealed runs of 300 and 1500 steps; see docs/strategy.md). In shorter ones the
 share falls in proportion: their search is too hasty to show what hurts, and no time is left to recover.
@@ -35,6 +38,7 @@ _SMOOTHED = 5
 _HURT_SIGMAS = 4.0  # of the difference of two levels; about 50 of them are judged, and the smallest is chosen
 _MEDIAN_ERROR = 1.25  # of a Gaussian sample, over its mean's
 _JUMP_SIGMAS, _IN_A_ROW = 10.0, 3  # a loss that leaps is seen before the level moves, if it is no odd batch
+_CONFIRMING = 5  # steps that a harm must last: a level of other batches, and what hurts hurts more at higher rates
 _DIFFERENCE_TO_SIGMA = 1.4826 / math.sqrt(2)
 
 Outcome = Literal["waiting", "growing", "hurt", "reached", "exhausted"]
@@ -46,23 +50,26 @@ class RateSearch:
     Args:
         start: first rate; one that does not matter yet.
         num_steps: of the whole run.
+        share: of the weights' size that a step shall change in a run of 300 steps, see step_size.py.
 
     Attributes:
         rate: of the next step.
         target: the share of the weights that a step shall change.
         wanted_rate: the first at which a step did so; infinite before.
+        rate_of_harm: of the first step of the present harm to the loss; infinite where there is none.
     """
 
-    def __init__(self, start: float, num_steps: int) -> None:
+    def __init__(self, start: float, num_steps: int, share: float = OTHER_SHARE) -> None:
         self.rate = start
         self._num_planned = min(max(_SHARE * num_steps, _FEWEST), _MOST, max(_LARGEST_SHARE * num_steps, 2))
         self._growth = 10 ** (_DECADES / self._num_planned)
         self._losses: list[float] = []
         self._not_finite = 0
         self._relative_step = math.nan
-        self.wanted_rate = math.inf
+        self.wanted_rate = self.rate_of_harm = math.inf
+        self._num_hurt = 0
         times = num_steps / _TARGET_STEPS
-        target = _TARGET_SHARE * (times if times < 1 else times**-_TARGET_POWER)
+        target = share * (times if times < 1 else times**-_TARGET_POWER)
         self.target = max(target, _SMALLEST_TARGET)
 
     @property
@@ -80,10 +87,14 @@ class RateSearch:
         """
         if not math.isfinite(loss):
             self._not_finite += 1
+            self.rate_of_harm = min(self.rate_of_harm, self.rate)
             return "hurt" if self._not_finite >= NOT_FINITE_IN_A_ROW else "waiting"
         self._not_finite = 0
         self._losses.append(loss)
-        if self._is_hurt():
+        hurt = self._is_hurt()
+        self._num_hurt = self._num_hurt + 1 if hurt else 0
+        self.rate_of_harm = min(self.rate_of_harm, self.rate) if hurt else math.inf
+        if self._num_hurt > _CONFIRMING:
             return "hurt"
         if relative_step is not None and relative_step > 0:
             if math.isnan(self._relative_step):
@@ -121,6 +132,11 @@ class RateSearch:
         back = round(math.log(self.rate / rate) / math.log(self._growth))
         return levels[0], levels[min(max(len(levels) - 1 - back, 0), len(levels) - 1)], _noise(self._losses)
 
+    @property
+    def first_level(self) -> float:
+        """Median of the first losses, at rates that hardly matter; NaN without them."""
+        return statistics.median(self._losses[:_STEPS_BEFORE_JUDGING]) if self._losses else math.nan
+
     def evidence(self) -> dict[str, float]:
         """The numbers, for the log."""
         return {
@@ -138,6 +154,7 @@ class RateSearch:
         return {
             "rate": self.rate, "growth": self._growth, "losses": list(self._losses), "not_finite": self._not_finite,
             "relative_step": self._relative_step, "wanted_rate": self.wanted_rate,
+            "rate_of_harm": self.rate_of_harm, "num_hurt": self._num_hurt,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -146,6 +163,7 @@ class RateSearch:
         self._losses = [float(loss) for loss in state["losses"]]
         self._not_finite, self._relative_step = int(state["not_finite"]), float(state["relative_step"])
         self.wanted_rate = float(state["wanted_rate"])
+        self.rate_of_harm, self._num_hurt = float(state["rate_of_harm"]), int(state["num_hurt"])
 
     def _is_hurt(self) -> bool:
         if len(self._losses) <= _STEPS_BEFORE_JUDGING:

@@ -34,6 +34,7 @@ from adaloc.training.optimizers import Optimizer, make_optimizer
 from adaloc.training.ranks import Ranks
 from adaloc.training.rewind import Rewind
 from adaloc.training.run_log import NoLog, RunLog
+from adaloc.training.step_size import step_share
 
 _TARGETS_AT_ONCE = 50  # their activations take some hundred megabytes with the default network
 
@@ -203,6 +204,7 @@ def setup(
             config.training.lr_first,
             config.training.epochs,
             windows.steps_per_epoch,
+            step_share(model.network, is_orthogonal=config.training.optimizer == "muon"),
         ),
         rewind=Rewind(model.network, optimizer),
         windows=windows,
