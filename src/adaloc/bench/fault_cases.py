@@ -112,7 +112,7 @@ FAULTS: dict[str, Fault] = {
             "training": {"optimizer": "adam", "lr_first": 3e-3, "lr_second": 3e-3,
                          "adaptive_lr_config": {"scheduler_type": "constant"}},
         },
-        steps=500,
+        steps=1000,
         easy=True,
     ),
     "physical_limit": Fault(config=_soon_at_the_floor, steps=500, easy=True),

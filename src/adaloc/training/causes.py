@@ -236,8 +236,10 @@ def _bad_resume(e: Evidence) -> float:
 def _one_channel(e: Evidence) -> float:
     # Above 0.9 the other five share a tenth: what they could win is lost in this one's noise.
     # Unless it is the probability that is sure and wrong, which has a name of its own.
-    share = either(e.loss_share or 0.0, e.head_share or 0.0)
-    return both(over(share, 0.9, 30), 1 - _saturated(e), 1 - _collapsed(e), 1 - _blown_up(e), 1 - _weight_decay(e))
+    # The gradient is that of one batch: a channel that dominates it by chance has not most of the loss besides.
+    of_gradient = both(over(e.head_share, 0.9, 30), over(e.loss_share, 0.6, 8))
+    dominates = either(over(e.loss_share, 0.9, 30), of_gradient)
+    return both(dominates, 1 - _saturated(e), 1 - _collapsed(e), 1 - _blown_up(e), 1 - _weight_decay(e))
 
 
 def _collapsed(e: Evidence) -> float:
@@ -342,10 +344,10 @@ def _physical_limit(e: Evidence) -> float:
 def _noise_floor(e: Evidence) -> float:
     # Steps at a constant rate stir the weights until the gradient that brings them back shows in the noise: at the
     # floor itself the noise scale is some 5 to 50 batches (2 / (rate times curvature)), and higher only in passing. At
-    # four a gradient is four fifths noise; at two, two thirds, and a loss that a short anneal lowers by a fifth says
-    # the rest.
+    # three a gradient is three quarters noise; at two, two thirds, and a loss that a short anneal lowers by a fifth
+    # says the rest.
     stirs = both(over(e.noise_over_batch, 2.0), over(e.anneal_gain, 0.2))
-    drowns = either(over(e.noise_over_batch, 4.0), stirs)
+    drowns = either(over(e.noise_over_batch, 3.0), stirs)
     # It holds the loss up only while the rate is not annealed. And a loss that does not fall for some tens of epochs of
     # three steps is no floor yet: only from 300 steps on is it taken for one.
     waits, goes_on = over(e.rate_since_highest, 0.3, 4), over(e.step, 300.0, 8)

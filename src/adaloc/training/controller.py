@@ -166,7 +166,7 @@ class AdaptiveLRManager:
             return self._search_again()
         if self._phase == "search":
             return self._observe_search(loss, relative_step)
-        if illness := self._health.observe(loss):
+        if illness := self._health.observe(loss, patient=self.is_settling):
             return self._go_back(illness)
         if self._fails_probation():
             return self._go_back("no_progress")

@@ -29,19 +29,27 @@ class Health:
         self._recent: list[float] = []
         self._not_finite = 0
 
-    def observe(self, loss: float) -> Illness | None:
-        """Takes the loss of a step; says what is wrong, if something is."""
+    def observe(self, loss: float, *, patient: bool = False) -> Illness | None:
+        """Takes the loss of a step; says what is wrong, if something is.
+
+        Args:
+            loss: of the step's batch.
+            patient: gives any jump the time to come down again; otherwise one that lost all that was learned has none.
+        """
         if not math.isfinite(loss):
             self._not_finite += 1
             return "not_finite" if self._not_finite >= NOT_FINITE_IN_A_ROW else None
         self._not_finite = 0
         self._recent = [*self._recent, loss][-_BLOCK:]
-        if math.isnan(self._level) or len(self._recent) < _BLOCK:
+        if math.isnan(self._level) or len(self._recent) < _LASTING:
+            return None
+        highest = self._level + self._largest_rise()
+        now = statistics.median(self._recent[-_LASTING:])
+        if now <= highest:
             return None
         # What comes down again mends itself, and is better for it than a run that went back (docs/strategy.md).
-        before, now = (statistics.median(half) for half in (self._recent[:_LASTING], self._recent[_LASTING:]))
-        lasts = min(before, now) > self._level + self._largest_rise()
-        return "spike" if lasts else None
+        stayed = len(self._recent) == _BLOCK and statistics.median(self._recent[:_LASTING]) > highest
+        return "spike" if stayed or (now > self._first_level and not patient) else None
 
     def is_settled(self) -> bool:
         """Whether the latest losses are as low as before: a good time to keep a copy. Takes them as the new level."""
