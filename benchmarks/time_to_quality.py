@@ -43,7 +43,7 @@ from adaloc.training.trainer import Hooks, fit
 
 CONFIGS = Path(__file__).parents[1] / "training" / "configs"
 RESULTS = Path(__file__).parent / "results" / "time_to_quality.json"
-LEVELS = (60.0, 70.0, 80.0, 85.0)
+LEVELS = (20.0, 40.0, 60.0, 70.0, 80.0, 85.0)
 """Percent of the captured information."""
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
 DEFAULT = "default"
@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of torch on the CPU")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help="what the seconds are")
+    parser.add_argument("--only-finished", action="store_true", help="trains nothing, takes the runs that ended")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     if options.clock == "processor" and (options.threads, options.device) != (1, "cpu"):
@@ -81,7 +82,11 @@ def main() -> None:
     machine = {"num_threads": options.threads, "device": options.device}
     with listen():
         for seed, method in itertools.product(options.seeds, methods):
-            events = train_until(config_of(method, seed, options.work, machine), options.cap, CLOCKS[options.clock])
+            config = config_of(method, seed, options.work, machine)
+            if options.only_finished and not is_over(read_events(config.output.save_dir / "log.jsonl"), options.cap):
+                console.print(f"not there, or not at its end: {method}, seed {seed}")
+                continue
+            events = train_until(config, options.cap, CLOCKS[options.clock])
             if (number := asked_to_stop()) is not None:
                 raise SystemExit(exit_status(number))
             rows.append({"method": method, "seed": seed, **describe(curve(events))})

@@ -161,7 +161,7 @@ def test_levels_are_reached_at_the_first_epoch_above_them(quality: ModuleType) -
     points = quality.curve(events(quality, [1.0, 0.55, 0.4, 0.45, 0.2]))
     assert [captured for _, captured in points] == pytest.approx([0, 50, 66.667, 61.111, 88.889], rel=1e-4)
     row = quality.describe(points)
-    assert row["seconds_to"] == {"60": 30.0, "70": 50.0, "80": 50.0, "85": 50.0}
+    assert row["seconds_to"] == {"20": 20.0, "40": 20.0, "60": 30.0, "70": 50.0, "80": 50.0, "85": 50.0}
     assert quality.describe(points[:4])["seconds_to"]["70"] is None
     unknown = events(quality, [1.0])
     unknown[0] |= {"floor_channels": None, "floor_unknown_because": "no dataset.json"}
