@@ -262,6 +262,17 @@ def test_other_batches_are_no_harm_and_a_rise_that_stays_is() -> None:
     assert search.rate_of_harm == pytest.approx(first_seen), "the margin is taken from where the rise began"
 
 
+def test_steps_that_are_large_for_another_reason_than_the_rate_do_not_end_the_search() -> None:
+    """As the first ones of a loop that multiplies the rate without a word."""
+    found = []
+    for factor in (0.0, 30.0):
+        search = RateSearch(1e-4, 300)
+        while search.observe(1.0, 5 * search.rate * (1 + factor * 0.5 ** max(search.num_steps - 6, 0))) == "growing":
+            pass
+        found.append(search.wanted_rate)
+    assert found[1] == pytest.approx(found[0], rel=0.25)
+
+
 @pytest.mark.parametrize("learns", [True, False])
 def test_a_rate_that_brings_nothing_is_taken_back_to_the_start_twice(learns: bool) -> None:
     manager, rng, returns = AdaptiveLRManager(1000), random.Random(0), []

@@ -107,7 +107,9 @@ class RateSearch:
             if relative_step >= self.target:
                 self.wanted_rate = min(self.wanted_rate, self.rate)
             if self.rate >= SAFETY * self.wanted_rate:
-                return "reached"
+                if relative_step >= self.target:
+                    return "reached"
+                self.wanted_rate = math.inf  # steps were large for another reason than the rate, as the first may be
         if self.rate >= _LARGEST_RATE:
             return "exhausted"
         self.rate *= self._growth
