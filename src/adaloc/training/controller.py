@@ -25,7 +25,7 @@ from scipy.special import stdtrit
 from adaloc.config import AdaptiveLRConfig
 from adaloc.training.decision import Decision
 from adaloc.training.health import Health, Illness
-from adaloc.training.rate_search import COPY_SPACING, OTHER_SHARE, SAFETY, RateSearch
+from adaloc.training.rate_search import CONFIRMING, COPY_SPACING, OTHER_SHARE, SAFETY, RateSearch
 from adaloc.training.trend import Trend, TrendTest
 
 Phase = Literal["search", "warmup", "steady", "baseline", "trial", "anneal"]
@@ -35,7 +35,7 @@ START = "start"
 _UNMEASURED_SAFETY = 20.0
 """The margin to harm where the size of the steps is not known, so that nothing else can end the search."""
 _LOWEST_START = 1e-15
-_NUM_SEARCH_SLOTS = round(math.log(_UNMEASURED_SAFETY) / math.log(COPY_SPACING)) + 2  # they reach back so far
+_NUM_SEARCH_SLOTS = round(math.log(_UNMEASURED_SAFETY) / math.log(COPY_SPACING)) + CONFIRMING + 2  # they reach so far
 _TRIAL_SHARE, _FEWEST_TRIAL_STEPS = 0.02, 20
 _TRIAL_ERROR_RATE = 0.05
 _CEILING_GROWTH = 1.1  # at each look: what failed once may be tried again some looks later

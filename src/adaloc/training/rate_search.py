@@ -28,6 +28,8 @@ SAFETY = 4.0
 """Margin: the highest rate that was tried over the highest that is taken; docs/strategy.md has what was measured."""
 COPY_SPACING = 1.2
 """Ratio of the rates of neighbouring copies, about: small against the width of the range of good rates."""
+CONFIRMING = 5
+"""Steps that harm must last after the first: other batches pass, and what hurts, hurts more at the higher rates."""
 _SMALLEST_TARGET = 0.005
 _DECADES = 2.5  # from a rate that does not matter to the end of the search, at least
 _SHARE, _LARGEST_SHARE = 0.1, 0.2  # of the run's steps: as long as a warmup
@@ -38,7 +40,6 @@ _SMOOTHED = 5
 _HURT_SIGMAS = 4.0  # of the difference of two levels; about 50 of them are judged, and the smallest is chosen
 _MEDIAN_ERROR = 1.25  # of a Gaussian sample, over its mean's
 _JUMP_SIGMAS, _IN_A_ROW = 10.0, 3  # a loss that leaps is seen before the level moves, if it is no odd batch
-_CONFIRMING = 5  # steps that a harm must last: a level of other batches, and what hurts hurts more at higher rates
 _DIFFERENCE_TO_SIGMA = 1.4826 / math.sqrt(2)
 
 Outcome = Literal["waiting", "growing", "hurt", "reached", "exhausted"]
@@ -94,7 +95,7 @@ class RateSearch:
         hurt = self._is_hurt()
         self._num_hurt = self._num_hurt + 1 if hurt else 0
         self.rate_of_harm = min(self.rate_of_harm, self.rate) if hurt else math.inf
-        if self._num_hurt > _CONFIRMING:
+        if self._num_hurt > CONFIRMING:
             return "hurt"
         if relative_step is not None and relative_step > 0:
             if math.isnan(self._relative_step):
