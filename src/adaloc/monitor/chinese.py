@@ -168,7 +168,8 @@ _REASONS = {
         "直到 # 都没有损害损失，但那里的步长过大；从远低于它处继续",
     "nothing hurt the loss up to an absurd rate of #; on from well below":
         "直到荒谬的学习率 # 都没有损害损失；从远低于它处继续",
-    "the loss is not a number: back to a copy from before, at a lower rate": "损失不是数值：还原到先前副本，并降低学习率",
+    "the loss is not a number: back to a copy from before, at a lower rate":
+        "损失不是数值：还原到先前副本，并降低学习率",
     "the loss is not a number: back to the start, at a lower rate": "损失不是数值：还原到起点，并降低学习率",
     "the loss jumped and stayed up: back to a copy from before, at a lower rate":
         "损失跃升后居高不下：还原到先前副本，并降低学习率",
