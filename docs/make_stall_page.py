@@ -69,14 +69,14 @@ SIGNATURES: dict[str, Pair] = {
         "训练损失下降，而验证损失从一开始就高得多。同一批次在两种模式下的损失相差一半以上，或输出的均方差超过其方差的一半。",
     ),
     "one_channel_dominates": (
-        "The total follows one channel and the others stand still: its share of the loss or of the last layer's "
-        "gradient is above 0.9.",
-        "总损失跟着一个通道走，其他通道不动：该通道占损失或末层梯度的比例超过 0.9。",
+        "The total follows one channel and the others stand still: its share of the loss is above 0.9, or its share "
+        "of the last layer's gradient is, and it holds most of the loss.",
+        "总损失跟着一个通道走，其他通道不动：该通道占损失的比例超过 0.9，或占末层梯度的比例超过 0.9 且占损失的大半。",
     ),
     "collapsed_to_empty": (
-        "Recall is 0 and nothing is localized. The probabilities sum to less than a tenth of the number of emitters, "
-        "and their channel's loss is less than twice that of knowing nothing.",
-        "召回率为 0，没有任何定位。概率之和不到发射体数的十分之一，且概率通道的损失不到无信息损失的两倍。",
+        "Recall is 0 and nothing is localized. The probabilities sum to less than a third of the number of emitters, "
+        "and the loss pulls them up at emitters at most three times as strongly as down elsewhere.",
+        "召回率为 0，没有任何定位。概率之和不到发射体数的三分之一，且损失在发射体处向上的拉力不到别处向下拉力的三倍。",
     ),
     "saturated_detection": (
         "The probability channel is far above its no-information loss. Its squared error is more than ten times p "
@@ -122,13 +122,13 @@ SIGNATURES: dict[str, Pair] = {
     ),
     "rate_too_low": (
         "A smooth, nearly level curve. The largest step changes weights by less than 2e-4 of their size, and a "
-        "higher rate wins the trial.",
-        "曲线平滑而几乎水平。最大的一步只改变权重的 2e-4，在试验中更高的学习率胜出。",
+        "higher rate wins the trial, or all steps together changed them by less than a hundredth.",
+        "曲线平滑而几乎水平。最大的一步只改变权重的 2e-4，并且在试验中更高的学习率胜出，或所有步合起来改变不到百分之一。",
     ),
     "network_too_small": (
-        "The loss stops well above the floor, training and validation alike. Sixty steps on one batch leave more "
-        "than 60 % of it.",
-        "训练与验证损失都停在物理下限之上很远。在同一批次上训练六十步后仍剩余 60% 以上。",
+        "The loss stops well above the floor, training and validation alike. Sixty steps on some sixty emitters "
+        "leave a fresh network more than half of it.",
+        "训练与验证损失都停在物理下限之上很远。新网络在约六十个发射体上训练六十步后仍剩余一半以上。",
     ),
     "overfitting": (
         "Training falls and validation rises. The 95 % interval of the gap lies above 0 and the gap is a fifth of "
@@ -140,8 +140,9 @@ SIGNATURES: dict[str, Pair] = {
         "损失走平，距物理下限不到全程的十分之一：捕获的信息超过 90%。这就是成功。",
     ),
     "batch_noise_floor": (
-        "Level and noisy at a rate that was never annealed. The gradient's noise scale is over fifty batches.",
-        "学习率从未退火，损失走平且噪声大。梯度噪声尺度超过批次大小的五十倍。",
+        "Level and noisy at a rate that was never annealed. The gradient's noise scale is over three "
+        "batches, after 300 steps or more.",
+        "学习率从未退火，损失走平且噪声大。300 步以后，梯度噪声尺度超过批次大小的三倍。",
     ),
 }
 

@@ -116,8 +116,8 @@ CAUSES: dict[str, Words] = {
     ),
     "rate_too_low": Words(
         ("The learning rate is too low: the weights hardly move.", "学习率过低：权重几乎没有变化。"),
-        ("Raise training.lr_first by the factor that won the trial, or let adaptive_plateau find the rate.",
-         "请按试验中胜出的倍数提高 training.lr_first，或使用 adaptive_plateau 自动寻找学习率。"),
+        ("Raise training.lr_first, by the factor that won the trial if one did, or let adaptive_plateau find the rate.",
+         "请提高 training.lr_first（若试验中有倍数胜出则按该倍数），或使用 adaptive_plateau 自动寻找学习率。"),
     ),
     "network_too_small": Words(
         ("The network is too small: even a fresh one cannot learn a few windows by heart.",
