@@ -123,7 +123,7 @@ SIGNATURES: dict[str, Pair] = {
     "rate_too_low": (
         "A smooth, nearly level curve. The largest step changes weights by less than 2e-4 of their size, and a "
         "higher rate wins the trial, or all steps together changed them by less than a hundredth.",
-        "曲线平滑而几乎水平。最大的一步只改变权重的 2e-4，并且在试验中更高的学习率胜出，或所有步合起来改变不到百分之一。",
+        "曲线平滑而几乎水平。最大的一步只改变权重的 2e-4，且试验中更高的学习率胜出，或所有步合计改变不到百分之一。",
     ),
     "network_too_small": (
         "The loss stops well above the floor, training and validation alike. Sixty steps on some sixty emitters "
