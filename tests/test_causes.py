@@ -150,7 +150,7 @@ def test_a_network_that_is_too_small_is_not_held_up_by_noise() -> None:
 
 
 def test_noise_holds_a_loss_up_only_after_some_hundred_steps_at_a_rate_that_is_not_annealed() -> None:
-    stirred = dataclasses.replace(GOOD, trend="stalled", step=500, noise_over_batch=3.0, anneal_gain=0.6)
+    stirred = dataclasses.replace(GOOD, trend="stalled", step=500, noise_over_batch=2.5, anneal_gain=0.6)
     assert rank(stirred)[0].cause == "batch_noise_floor"
     for change in ({"step": 105}, {"rate_since_highest": 0.05}, {"anneal_gain": 0.02}, {"trend": "falling"}):
         assert not any(is_named(f) for f in rank(dataclasses.replace(stirred, **change))), change
