@@ -37,12 +37,14 @@ def main() -> None:
     path = given.work / "shares.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     done = {(row["seed"], row["share"]) for row in rows}
-    for seed in range(given.seeds[0], given.seeds[1] + 1):
+    seeds = range(given.seeds[0], given.seeds[1] + 1)
+    for seed in seeds:
         for share in SHARES:
             if (seed, share) not in done:
                 rows.append(_row(seed, share, given.work))
                 append_line(path, json.dumps(rows[-1]) + "\n")
                 print(rows[-1], flush=True)
+    rows = [row for row in rows if row["seed"] in seeds]  # WORK may hold more
     summary = summarize(rows)
     print(json.dumps(summary, indent=1))
     write_text(given.out, json.dumps({"seeds": list(given.seeds), "medians": summary, "rows": rows}, indent=1) + "\n")
